@@ -1,0 +1,129 @@
+"""
+A Python process with a life of its own: start a detached server that keeps state, and talk to it with dicts of Python objects.
+
+The public names are loaded when they are first used, so that ``import bgpy`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bgpy._version import __version__
+
+if TYPE_CHECKING:
+    from bgpy.aio import AsyncClient
+    from bgpy.attach import connect, start
+    from bgpy.client import Client
+    from bgpy.errors import (
+        AlreadyInitializedError,
+        AnswerLostError,
+        AuthenticationError,
+        BgpyError,
+        ClientClosedError,
+        ConnectError,
+        ConnectionLostError,
+        ExitSkippedError,
+        InvalidResultError,
+        LocalProtocolError,
+        MessageTooLargeError,
+        MissingExtraError,
+        NameTakenError,
+        NoResponseError,
+        NotInitializedError,
+        OverloadedError,
+        OwnServerError,
+        ProtocolError,
+        PythonVersionError,
+        RemoteError,
+        RemoteProtocolError,
+        RequestTimeoutError,
+        ResponseError,
+        SerializationError,
+        ServerEndingError,
+        ServerNotFoundError,
+        ServerStartError,
+        TlsError,
+        TokenError,
+        VersionMismatchError,
+        WslError,
+    )
+    from bgpy.server import Server
+    from bgpy.sockets import ClientSocket, respond
+    from bgpy.taskset import TaskSet, concurrent
+    from bgpy.tls import Certificates
+    from bgpy.token import token_create
+
+_HOMES = {
+    "AsyncClient": "bgpy.aio",
+    "Certificates": "bgpy.tls",
+    "Client": "bgpy.client",
+    "ClientSocket": "bgpy.sockets",
+    "Server": "bgpy.server",
+    "TaskSet": "bgpy.taskset",
+    "concurrent": "bgpy.taskset",
+    "connect": "bgpy.attach",
+    "respond": "bgpy.sockets",
+    "start": "bgpy.attach",
+    "token_create": "bgpy.token",
+}
+
+__all__ = [
+    "AlreadyInitializedError",
+    "AnswerLostError",
+    "AsyncClient",
+    "AuthenticationError",
+    "BgpyError",
+    "Certificates",
+    "Client",
+    "ClientClosedError",
+    "ClientSocket",
+    "ConnectError",
+    "ConnectionLostError",
+    "ExitSkippedError",
+    "InvalidResultError",
+    "LocalProtocolError",
+    "MessageTooLargeError",
+    "MissingExtraError",
+    "NameTakenError",
+    "NoResponseError",
+    "NotInitializedError",
+    "OverloadedError",
+    "OwnServerError",
+    "ProtocolError",
+    "PythonVersionError",
+    "RemoteError",
+    "RemoteProtocolError",
+    "RequestTimeoutError",
+    "ResponseError",
+    "SerializationError",
+    "Server",
+    "ServerEndingError",
+    "ServerNotFoundError",
+    "ServerStartError",
+    "TaskSet",
+    "TlsError",
+    "TokenError",
+    "VersionMismatchError",
+    "WslError",
+    "__version__",
+    "concurrent",
+    "connect",
+    "respond",
+    "start",
+    "token_create",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name, "bgpy.errors" if name.endswith("Error") and name in __all__ else None)
+    if home is None:
+        raise AttributeError(f"module 'bgpy' has no attribute {name!r}")
+    import importlib
+
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

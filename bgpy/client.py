@@ -1,0 +1,494 @@
+"""
+The blocking client.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Generator, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from bgpy.errors import (
+    BgpyError,
+    OwnServerError,
+    RequestTimeoutError,
+    SerializationError,
+    ServerEndingError,
+    ServerNotFoundError,
+)
+from bgpy.pool import LanePool, PoolLane
+from bgpy.protocol.calls import (
+    STATUS_LANE,
+    STREAM_FLAGS,
+    SUBMIT_FLAGS,
+    Call,
+    execute_call,
+    execute_flags,
+    exit_call,
+    initialize_call,
+    read_answer,
+    read_initialized,
+    status_call,
+)
+from bgpy.protocol.exchange import BrokenConnection, Deliver, Exchange, Open, Receive, Transmit
+from bgpy.protocol.frames import FLAG_MORE, Frame
+from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
+from bgpy.protocol.messages import MessageType
+from bgpy.protocol.states import State
+from bgpy.sockets import DEFAULT_MAX_MESSAGE_SIZE, Connection, Dialer, held_instances
+from bgpy.system import machine_identity
+from bgpy.tls import Tls, choose_context
+from bgpy.token import find_token
+
+if TYPE_CHECKING:
+    import logging
+    import ssl
+    from concurrent.futures import Future
+
+Lane = PoolLane[Connection]
+
+#: Seconds that tasks of the server get to end, unless `terminate` is told otherwise; the exit task gets as many.
+GRACE = 10.0
+#: Seconds on top of both, for the way and for the server's own watchdog.
+_GRACE_MARGIN = 5.0
+
+
+class Wait:
+    """How long a call may take: an instant that can be moved on."""
+
+    __slots__ = ("deadline", "timeout")
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.deadline: float | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Start counting anew."""
+        if self.timeout is not None:
+            self.deadline = time.monotonic() + self.timeout
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left, None for no limit."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+
+class Client:
+    """
+    Talk to a server with dicts of Python objects. Safe from many threads, and in forked children.
+
+    No connection is made before the first request; then connections are kept and reused.
+
+    Parameters
+    ----------
+    host, port
+        Where the server listens.
+    token
+        As for `Server`: None finds the one that this user's programs share.
+    log_level, log_file
+        Level of the ``bgpy.client`` logger, and a file for it; None leaves logging alone.
+    timeout
+        Seconds that each request may take unless it says otherwise; None waits for the server, however long it works.
+    connect_timeout
+        Seconds that a connection may take until both sides have proved the token.
+    ssl_context, tls
+        As for `Server`, for this side.
+    max_connections
+        Most requests at once; further ones wait for a free connection.
+    max_message_size
+        Most bytes of one message, in either direction.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        log_level: str | int | None = None,
+        log_file: str | None = None,
+        timeout: float | None = None,
+        connect_timeout: float = 10,
+        ssl_context: ssl.SSLContext | None = None,
+        tls: Tls = None,
+        max_connections: int = 64,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.timeout = timeout
+        token = find_token(token)
+        context = choose_context(tls, ssl_context, token, server=False)
+        self._dialer = Dialer(host, port, token, context, tls == "token", max_message_size, machine_identity())
+        self._connect_timeout = connect_timeout
+        self._max_connections = max_connections
+        self._log_handler = _open_log(log_level, log_file)
+        #: The server that this client belongs to, where it was found by name: any other is refused.
+        self._instance = ZERO_ID
+        self._begin()
+
+    def _begin(self) -> None:
+        # Anew in a forked child: two processes that share lanes would claim each other's numbers.
+        self._pid = os.getpid()
+        self._id = os.urandom(16)
+        self._pool: LanePool[Connection] = LanePool(self._max_connections)
+        self._status_lane: Lane = PoolLane(STATUS_LANE)
+        self._status_lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Client({self.host!r}, {self.port})"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def initialize(self, *tasks: Any, exist_ok: bool = False, timeout: float | None = None) -> dict[str, Any]:
+        """
+        Send the server its tasks and run its init task; blocks until that is done.
+
+        Parameters
+        ----------
+        tasks
+            Init, exec and exit task; or a module, a module's name, or a `TaskSet`. They travel by value where the server cannot import them.
+        exist_ok
+            Whether a server that has its tasks already is fine.
+        timeout
+            Seconds for this request; None is the client's own.
+
+        Returns
+        -------
+        response
+            ``{"message": "Initialization successful."}``, or what the init task responded; ``{"message": "Already initialized."}``.
+
+        Raises
+        ------
+        AlreadyInitializedError
+            The server has its tasks, and `exist_ok` is false.
+        RemoteError, InvalidResultError
+            The init task raised, or returned no dict; the server can be initialised again.
+        BgpyError
+            Also all that `execute` raises.
+        """
+        call = initialize_call(tasks)
+        return read_initialized(call, self._first_frame(call, timeout), exist_ok)
+
+    def execute(self, args: dict[str, Any], await_response: bool = False, timeout: float | None = None) -> dict[str, Any]:
+        """
+        Run the exec task once; blocks until the request is confirmed or, with `await_response`, answered.
+
+        Parameters
+        ----------
+        args
+            Any dict that can be pickled.
+        await_response
+            Whether to wait for what the task passes to `respond`.
+        timeout
+            Seconds for this request; None is the client's own.
+
+        Returns
+        -------
+        response
+            The response, or ``{"message": "Received 'EXEC'"}``: the request is claimed and will run once.
+
+        Raises
+        ------
+        RemoteError
+            The task raised; `__cause__` is its exception where it can be unpickled here.
+        NoResponseError, InvalidResultError
+            The task ended without a response, or returned no dict.
+        NotInitializedError, ServerEndingError, OverloadedError
+            The server did not run it.
+        SerializationError, PythonVersionError, MessageTooLargeError
+            The request or its answer cannot travel; see `executed`.
+        ConnectError, AuthenticationError, ProtocolError
+            No connection; nothing ran.
+        ConnectionLostError, AnswerLostError, RequestTimeoutError
+            See `executed` for whether it ran.
+        OwnServerError
+            Called from a task of this very server.
+        ClientClosedError
+            `close` was called.
+        """
+        call = execute_call(args, execute_flags(await_response))
+        return read_answer(call, self._first_frame(call, timeout)) or {}
+
+    def stream(self, args: dict[str, Any], timeout: float | None = None) -> Iterator[dict[str, Any]]:
+        """
+        Run the exec task and yield each response as it comes, up to the last one. The request is sent at the first step.
+
+        Parameters
+        ----------
+        args
+            Any dict that can be pickled.
+        timeout
+            Seconds for each response; None is the client's own.
+
+        Raises
+        ------
+        BgpyError
+            As `execute`.
+        """
+        call = execute_call(args, STREAM_FLAGS)
+        wait = self._wait(timeout)
+        lane = self._take(wait)
+        try:
+            for frame in self._exchange(lane, call, wait):
+                message = read_answer(call, frame)
+                if message is None:
+                    return
+                yield message
+                wait.renew()
+        finally:
+            self._give_back(lane, draining=False)
+
+    def submit(self, args: dict[str, Any], timeout: float | None = None) -> Future[dict[str, Any]]:
+        """
+        Run the exec task; return when the request is confirmed, with a future of its response.
+
+        Two requests submitted one after the other run in that order. A future cannot be cancelled.
+
+        Parameters
+        ----------
+        args
+            Any dict that can be pickled.
+        timeout
+            Seconds until the response; None is the client's own.
+
+        Raises
+        ------
+        BgpyError
+            As `execute`, here or from the future's ``result()``.
+        """
+        from concurrent.futures import Future
+
+        call = execute_call(args, SUBMIT_FLAGS)
+        wait = self._wait(timeout)
+        lane = self._take(wait)
+        future: Future[dict[str, Any]] = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            frames = self._exchange(lane, call, wait)
+            frame = next(frames)
+            if not frame.flags & FLAG_MORE:
+                read_answer(call, frame)
+            threading.Thread(target=self._settle, args=(future, call, lane, frames), name="bgpy-submit", daemon=True).start()
+        except BaseException:
+            lane.drop()
+            self._pool.give_back(lane)
+            raise
+        return future
+
+    def status(self, timeout: float | None = None) -> dict[str, Any]:
+        """
+        Ask the server how it is, over a connection of its own: it answers however busy its tasks are.
+
+        Returns
+        -------
+        status
+            name, host, port, pid, id, uptime (seconds), initialized, requests, failed, failures (the last ones), connections, refused,
+            memory (bytes), log_file, python, version.
+
+        Raises
+        ------
+        BgpyError
+            As `execute`.
+        """
+        call = status_call()
+        wait = self._wait(timeout)
+        self._check_process()
+        with self._status_lock:
+            frame = next(self._exchange(self._status_lane, call, wait))
+        return read_answer(call, frame) or {}
+
+    def terminate(
+        self, exit_args: dict[str, Any] | None = None, await_response: bool = False, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """
+        End the server: it runs its exit task with the last state. Returns when its port is free again.
+
+        Parameters
+        ----------
+        exit_args
+            For the exit task.
+        await_response
+            Whether to return what the exit task responds.
+        timeout
+            Seconds that running tasks get to end, and then the exit task; None is 10. Tasks that take longer are left, and the exit
+            task is skipped.
+
+        Raises
+        ------
+        ExitSkippedError, RemoteError
+            The server has ended, but the exit task did not run, or raised.
+        ServerEndingError
+            Somebody else is ending it.
+        BgpyError
+            Also all that `execute` raises.
+        """
+        call = exit_call(exit_args, await_response, timeout)
+        wait = Wait(2 * (GRACE if timeout is None else timeout) + _GRACE_MARGIN)
+        lane = self._take(wait)
+        try:
+            frame = next(self._exchange(lane, call, wait))
+            return self._read_last(call, frame, lane.connection, wait)
+        finally:
+            self._give_back(lane, draining=False)
+
+    def close(self) -> None:
+        """Close the connections that are not in use; those that are close after their request. Again is fine."""
+        self._check_process()
+        self._pool.close()
+        with self._status_lock:
+            self._status_lane.drop()
+        if self._log_handler is not None:
+            _log().removeHandler(self._log_handler)
+            self._log_handler.close()
+
+    def _wait(self, timeout: float | None) -> Wait:
+        return Wait(self.timeout if timeout is None else timeout)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            self._status_lane.drop()
+            self._pool.abandon()
+            self._begin()
+
+    def _take(self, wait: Wait) -> Lane:
+        self._check_process()
+        lane = self._pool.oldest_draining()
+        if lane is not None:
+            if lane.connection is not None and not lane.connection.wire.quiet():
+                return lane  # its last request has ended: no need for one more connection
+            self._pool.put_back(lane)
+        return self._pool.take(wait.left)
+
+    def _give_back(self, lane: Lane, *, draining: bool) -> None:
+        connection = lane.connection
+        lane.draining = draining
+        if connection is not None and not draining and connection.state.state is not State.IDLE:
+            lane.drop()  # an answer that may still come must meet nobody
+        self._pool.give_back(lane)
+
+    def _first_frame(self, call: Call, timeout: float | None) -> Frame:
+        """Make a call and return the first part of its answer."""
+        wait = self._wait(timeout)
+        lane = self._take(wait)
+        draining = False
+        try:
+            frame = next(self._exchange(lane, call, wait))
+            draining = bool(frame.flags & FLAG_MORE)
+        finally:
+            self._give_back(lane, draining=draining)
+        return frame
+
+    def _settle(self, future: Future[dict[str, Any]], call: Call, lane: Lane, frames: Iterator[Frame]) -> None:
+        """Wait for the response to a submitted request; for its own thread."""
+        try:
+            response = read_answer(call, next(frames)) or {}
+        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to who asks the future
+            self._give_back(lane, draining=False)
+            future.set_exception(error)
+        else:
+            self._give_back(lane, draining=False)
+            future.set_result(response)
+
+    def _read_last(self, call: Call, frame: Frame, connection: Connection | None, wait: Wait) -> dict[str, Any]:
+        """Read the answer to an EXIT message, and wait until the server has closed the connection: then its port is free."""
+        ends = True
+        try:
+            return read_answer(call, frame) or {}
+        except (ServerEndingError, SerializationError) as failure:
+            ends = bool(failure.executed)
+            raise
+        finally:
+            if ends and connection is not None and wait.deadline is not None:
+                connection.wait_for_end(wait.deadline)
+                connection.state.closed()
+
+    def _exchange(self, lane: Lane, call: Call, wait: Wait) -> Generator[Frame, None, None]:
+        """Carry out one call over a lane: drive the steps of `Exchange` with blocking connections, and yield the parts of the answer."""
+        exchange = Exchange(self._dialer.address, lane.numbers, call.kind, call.flags, call.payload)
+        steps = exchange.steps()
+        instruction = next(steps)
+        while True:
+            reply: Opening | Frame | None = None
+            try:
+                if isinstance(instruction, Receive):
+                    assert lane.connection is not None
+                    reply = lane.connection.receive(wait.deadline)
+                elif isinstance(instruction, Deliver):
+                    yield instruction.frame
+                elif isinstance(instruction, Transmit):
+                    assert lane.connection is not None
+                    lane.connection.transmit(*instruction)
+                else:
+                    reply = self._open(lane, instruction, call.kind, wait)
+            except TimeoutError as error:
+                if isinstance(error, BgpyError):
+                    raise
+                lane.drop()  # the late answer meets nobody; the lane's next request settles the number
+                assert wait.timeout is not None
+                raise RequestTimeoutError(wait.timeout, f"the answer of {self._dialer.address}", None if exchange.begun else False) from None
+            except (BrokenConnection, BgpyError) as error:
+                lane.drop()
+                instruction = steps.throw(error)
+            else:
+                try:
+                    instruction = steps.send(reply)
+                except StopIteration:
+                    return
+
+    def _open(self, lane: Lane, instruction: Open, kind: MessageType, wait: Wait) -> Opening:
+        """See to it that the lane has an open connection: the one it has, if it is alive, or a new one."""
+        connection = lane.connection
+        if connection is not None and lane.draining:
+            connection = self._drain(lane, wait)
+        if connection is None or instruction.resume or not connection.wire.quiet():
+            lane.drop()
+            hello = ClientHello(self._id, lane.index, instruction.resume, instruction.instance if instruction.resume else self._instance)
+            timeout = self._connect_timeout if wait.left is None else min(self._connect_timeout, max(wait.left, 0))
+            connection = lane.connection = self._dialer.dial(hello, timeout)
+        opening = connection.opening
+        if kind is not MessageType.STATUS and opening.instance in held_instances.get():
+            raise OwnServerError(self._dialer.address)
+        if not instruction.resume and opening.admission is not Admission.OK:
+            raise ServerNotFoundError(self._dialer.address)
+        return opening
+
+    def _drain(self, lane: Lane, wait: Wait) -> Connection | None:
+        """Read the end of the lane's last request, which nobody waits for; None where its connection has broken."""
+        connection = lane.connection
+        assert connection is not None
+        try:
+            while connection.state.state is State.WAITING:
+                connection.receive(wait.deadline)
+        except BrokenConnection:
+            return None
+        lane.draining = False
+        return connection
+
+
+def _open_log(level: str | int | None, path: str | None) -> logging.Handler | None:
+    if level is None and path is None:
+        return None
+    import logging
+
+    if level is not None:
+        _log().setLevel(level)
+    if path is None:
+        return None
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    _log().addHandler(handler)
+    return handler
+
+
+def _log() -> logging.Logger:
+    import logging
+
+    return logging.getLogger("bgpy.client")

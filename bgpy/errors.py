@@ -1,0 +1,408 @@
+"""
+Every exception of the package, in one tree.
+
+::
+
+    BgpyError
+    ├─ ConnectError(ConnectionError)          nobody to talk to; nothing was sent
+    ├─ ConnectionLostError(ConnectionError)   broken under way; `executed` says what became of the request
+    ├─ RequestTimeoutError(TimeoutError)      the wait was given up, not the request
+    ├─ ClientClosedError                      this client was closed
+    ├─ OwnServerError                         a task called the server that waits for that very task
+    ├─ AuthenticationError                    one side could not prove the token
+    ├─ TokenError                             a token or its file cannot be used
+    ├─ TlsError                               TLS cannot be used as asked for
+    ├─ ProtocolError
+    │  ├─ LocalProtocolError                  this side broke a rule
+    │  ├─ RemoteProtocolError                 the other side did
+    │  ├─ VersionMismatchError                no common protocol version
+    │  └─ MessageTooLargeError                above a limit of either side
+    ├─ SerializationError                     something could not be pickled or unpickled
+    │  └─ PythonVersionError                  code by value between different minor versions
+    ├─ AlreadyInitializedError                the server has its tasks
+    ├─ NotInitializedError                    the server has no tasks yet
+    ├─ RemoteError                            a task raised
+    ├─ InvalidResultError                     a task returned something other than a dict
+    ├─ NoResponseError                        a task ended without the response that was awaited
+    ├─ AnswerLostError                        the request ran, its answer is gone
+    ├─ ResponseError                          a task responded twice, or with something other than a dict
+    ├─ OverloadedError                        the server has no room for the request now
+    ├─ ServerEndingError                      the server ends; the request did not begin
+    ├─ ExitSkippedError                       the server ended without its exit task
+    ├─ ServerStartError                       a server could not be started
+    │  └─ NameTakenError                      another server holds that name
+    ├─ ServerNotFoundError(LookupError)       no running server of that name or address
+    ├─ WslError                               the other side of WSL could not be reached
+    └─ MissingExtraError(ImportError)         an optional dependency is not installed
+
+Every field is an attribute and goes positionally to ``Exception.__init__``, so each error pickles; the text
+is built in ``__str__`` and says what to do next. An error that answers a request has `executed`: True (the request ran or
+runs), False (it did not and will not), None (nobody can know).
+"""
+
+from __future__ import annotations
+
+
+class BgpyError(Exception):
+    """Be the root of all errors of this package."""
+
+    #: Whether the request that this error answers ran: True, False, or None where nobody can know.
+    executed: bool | None = False
+
+
+class ConnectError(BgpyError, ConnectionError):
+    """Say that no connection could be made; nothing was sent."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address = address
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Cannot connect to {self.address}: {self.reason}. Check host and port, and that the server runs (bgpy list)."
+
+
+class ConnectionLostError(BgpyError, ConnectionError):
+    """Say that the connection broke and could not be taken up again; see `executed`."""
+
+    def __init__(self, address: str, reason: str, executed: bool | None) -> None:
+        super().__init__(address, reason, executed)
+        self.address = address
+        self.reason = reason
+        self.executed = executed
+
+    def __str__(self) -> str:
+        outcome = {
+            True: "The request ran; do not send it again",
+            False: "The request did not run; it can be sent again",
+            None: "Nobody can know whether the request ran; look at the server's state before sending it again",
+        }[self.executed]
+        return f"Lost the connection to {self.address}: {self.reason}. {outcome}."
+
+
+class RequestTimeoutError(BgpyError, TimeoutError):
+    """Say that the wait was given up; the request itself goes on where `executed` is None."""
+
+    def __init__(self, timeout: float, waited_for: str, executed: bool | None) -> None:
+        super().__init__(timeout, waited_for, executed)
+        self.timeout = timeout
+        self.waited_for = waited_for
+        self.executed = executed
+
+    def __str__(self) -> str:
+        outcome = "It was not sent" if self.executed is False else "It may still run: the wait was given up, not the request"
+        return f"Waited {self.timeout:g} s for {self.waited_for}. {outcome}."
+
+
+class ClientClosedError(BgpyError):
+    """Say that a closed client was asked for something."""
+
+    def __str__(self) -> str:
+        return "This client is closed. Make a new Client."
+
+
+class OwnServerError(BgpyError):
+    """Say that a task called the server that is waiting for that very task to end."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.address = address
+
+    def __str__(self) -> str:
+        return (
+            f"A task of the server at {self.address} called its own server, which would wait for that task for ever. "
+            "Change the state that the task was given, or mark the task with @bgpy.concurrent."
+        )
+
+
+class AuthenticationError(BgpyError):
+    """Say that one side could not prove that it knows the token."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address = address
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"No proof of the token between here and {self.address}: {self.reason}. Use the token that the server was started with."
+
+
+class TokenError(BgpyError):
+    """Say that a token, or the file it is kept in, cannot be used."""
+
+    def __init__(self, reason: str, mend: str) -> None:
+        super().__init__(reason, mend)
+        self.reason = reason
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.reason}. {self.mend}"
+
+
+class TlsError(BgpyError):
+    """Say that TLS cannot be used as it was asked for."""
+
+    def __init__(self, reason: str, mend: str) -> None:
+        super().__init__(reason, mend)
+        self.reason = reason
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.reason}. {self.mend}."
+
+
+class ProtocolError(BgpyError):
+    """Say that the rules of docs/protocol.rst were broken."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.reason}."
+
+
+class LocalProtocolError(ProtocolError):
+    """Say that this side was about to break the protocol."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """Say that the other side broke the protocol; the connection is closed."""
+
+
+class VersionMismatchError(ProtocolError):
+    """Say that both ends have no version of the protocol in common."""
+
+    def __init__(self, ours: str, theirs: str) -> None:
+        super(ProtocolError, self).__init__(ours, theirs)
+        self.ours = ours
+        self.theirs = theirs
+
+    def __str__(self) -> str:
+        return (
+            f"This side speaks protocol version {self.ours}, the other {self.theirs}. Install the same version of bgpy on both sides."
+        )
+
+
+class MessageTooLargeError(ProtocolError):
+    """Say that a message is above the limit of one side; see `executed` for whether its request ran."""
+
+    def __init__(self, size: int, limit: int, executed: bool | None = False) -> None:
+        super(ProtocolError, self).__init__(size, limit, executed)
+        self.size = size
+        self.limit = limit
+        self.executed = executed
+
+    def __str__(self) -> str:
+        what = "The request ran, but its answer" if self.executed else "The message"
+        return f"{what} has {self.size:,} bytes and the limit is {self.limit:,}. Raise max_message_size on both sides, or send it in parts."
+
+
+class SerializationError(BgpyError):
+    """Say that something could not be pickled or unpickled, under which key, and which module is missing."""
+
+    def __init__(self, reason: str, key: str | None = None, module: str | None = None, executed: bool | None = False) -> None:
+        super().__init__(reason, key, module, executed)
+        self.reason = reason
+        self.key = key
+        self.module = module
+        self.executed = executed
+
+    def __str__(self) -> str:
+        where = f" (key {self.key!r})" if self.key is not None else ""
+        missing = f" Install the module {self.module!r} on the side that lacks it." if self.module is not None else ""
+        return f"{self.reason}{where}.{missing}"
+
+
+class PythonVersionError(SerializationError):
+    """Say that code by value cannot travel between two minor versions of Python."""
+
+    def __init__(self, ours: str, theirs: str) -> None:
+        super(SerializationError, self).__init__(ours, theirs)
+        self.reason = "Code sent by value needs the same minor version of Python on both sides"
+        self.key = None
+        self.module = None
+        self.executed = False
+        self.ours = ours
+        self.theirs = theirs
+
+    def __str__(self) -> str:
+        return (
+            f"Code sent by value needs the same minor version of Python on both sides: this is {self.ours}, the other side {self.theirs}. "
+            "Put the code in a module that both sides can import, or use the same Python."
+        )
+
+
+class AlreadyInitializedError(BgpyError):
+    """Say that the server has its tasks already."""
+
+    def __str__(self) -> str:
+        return "The server is initialised already. Pass exist_ok=True if that is fine, or terminate it first."
+
+
+class NotInitializedError(BgpyError):
+    """Say that the server has no tasks yet."""
+
+    def __str__(self) -> str:
+        return "The server has no tasks yet. Call Client.initialize(init_task, exec_task, exit_task) first."
+
+
+class RemoteError(BgpyError):
+    """Say that a task raised; `__cause__` is the original exception where it could be unpickled here."""
+
+    executed = True
+
+    def __init__(self, type_name: str, message: str, traceback_text: str) -> None:
+        super().__init__(type_name, message, traceback_text)
+        self.type_name = type_name
+        self.message = message
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        return f"A task raised {self.type_name}: {self.message}\n\n{self.traceback_text}".rstrip()
+
+
+class InvalidResultError(BgpyError):
+    """Say that a task returned something other than a dict; the state is what it was before."""
+
+    executed = True
+
+    def __init__(self, task: str, type_name: str) -> None:
+        super().__init__(task, type_name)
+        self.task = task
+        self.type_name = type_name
+
+    def __str__(self) -> str:
+        return f"{self.task} returned {self.type_name}, not a dict; the state is as before. Return the (changed) state from the task."
+
+
+class NoResponseError(BgpyError):
+    """Say that the task ended, or its deadline passed, without the response that was awaited."""
+
+    executed = True
+
+    def __str__(self) -> str:
+        return "The task ended without a response. Call respond(client_socket, {...}) in the task, or do not await a response."
+
+
+class AnswerLostError(BgpyError):
+    """Say that the request ran and that its answer is gone."""
+
+    executed = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"The request ran, but its answer is gone: {self.reason}. Ask the server for its state; do not send the request again."
+
+
+class ResponseError(BgpyError):
+    """Say, inside a task, that a response cannot be sent: the last one is out, or it is no dict."""
+
+    executed = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.reason}."
+
+
+class OverloadedError(BgpyError):
+    """Say that the server had no room for the request in time; it did not run."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"The server has no room for the request: {self.reason}. Try again later."
+
+
+class ServerEndingError(BgpyError):
+    """Say that the server is ending and that the request did not begin."""
+
+    def __str__(self) -> str:
+        return "The server is ending; the request did not run."
+
+
+class ExitSkippedError(BgpyError):
+    """Say that the server ended without its exit task, because something still held the state."""
+
+    def __init__(self, grace: float) -> None:
+        super().__init__(grace)
+        self.grace = grace
+
+    def __str__(self) -> str:
+        return f"The server has ended, but its exit task did not run: the state was still in use after {self.grace:g} s."
+
+
+class ServerStartError(BgpyError):
+    """Say why a server could not be started, in its own words; nothing is left running."""
+
+    def __init__(self, reason: str, traceback_text: str = "", log_file: str | None = None) -> None:
+        super().__init__(reason, traceback_text, log_file)
+        self.reason = reason
+        self.traceback_text = traceback_text
+        self.log_file = log_file
+
+    def __str__(self) -> str:
+        log = f" Its log: {self.log_file}." if self.log_file else ""
+        return f"The server did not start: {self.reason}.{log}\n\n{self.traceback_text}".rstrip()
+
+
+class NameTakenError(ServerStartError):
+    """Say that a running server holds the name."""
+
+    def __init__(self, name: str, pid: int | None) -> None:
+        super(ServerStartError, self).__init__(name, pid)
+        self.reason = f"the name {name!r} is taken"
+        self.traceback_text = ""
+        self.log_file = None
+        self.name = name
+        self.pid = pid
+
+    def __str__(self) -> str:
+        holder = f" by process {self.pid}" if self.pid else ""
+        return f"The name {self.name!r} is taken{holder}. Use bgpy.connect({self.name!r}), or terminate that server first."
+
+
+class ServerNotFoundError(BgpyError, LookupError):
+    """Say that no such server runs, and which ones do."""
+
+    def __init__(self, name: str, running: tuple[str, ...] = ()) -> None:
+        super().__init__(name, running)
+        self.name = name
+        self.running = running
+
+    def __str__(self) -> str:
+        others = f"Running: {', '.join(self.running)}" if self.running else "None of your servers runs on this machine"
+        return f"No server {self.name!r} runs. {others}. Start one with bgpy.start({self.name!r}, ...)."
+
+
+class WslError(BgpyError):
+    """Say why the other side of WSL could not be reached, and what was tried."""
+
+    def __init__(self, reason: str, tried: tuple[str, ...] = ()) -> None:
+        super().__init__(reason, tried)
+        self.reason = reason
+        self.tried = tried
+
+    def __str__(self) -> str:
+        tried = f" Tried: {'; '.join(self.tried)}." if self.tried else ""
+        return f"{self.reason}.{tried} Run bgpy doctor for what this machine allows."
+
+
+class MissingExtraError(BgpyError, ImportError):
+    """Say which optional dependency is missing and how to install it."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(feature, extra)
+        self.feature = feature
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return f'{self.feature} needs an optional dependency: pip install "bgpy[{self.extra}]"'

@@ -1,0 +1,136 @@
+"""
+The lanes of a client: which connection carries the next request. No I/O.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import deque
+from typing import Generic, Protocol, TypeVar
+
+from bgpy.errors import ClientClosedError, RequestTimeoutError
+from bgpy.protocol.exchange import LaneNumbers
+
+
+class Closable(Protocol):
+    """What a lane holds: a connection of either client."""
+
+    def close(self) -> None:
+        """Close it. Does not block."""
+
+
+C = TypeVar("C", bound=Closable)
+
+
+class PoolLane(Generic[C]):
+    """One lane: its index, the numbers it has used, and its connection while it has one."""
+
+    __slots__ = ("connection", "draining", "index", "numbers")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.numbers = LaneNumbers()
+        self.connection: C | None = None
+        #: Whether the end of a request that nobody waits for is still to be read from the connection.
+        self.draining = False
+
+    def drop(self) -> None:
+        """Close the connection, if there is one: the next request makes a new one."""
+        connection, self.connection = self.connection, None
+        self.draining = False
+        if connection is not None:
+            connection.close()
+
+    def __lt__(self, other: PoolLane[C]) -> bool:
+        return self.index < other.index
+
+
+class LanePool(Generic[C]):
+    """
+    Hand out lanes to threads. Thread-safe.
+
+    The first free lane serves. Where none is free a new one is made, up to `size`; then one whose last request is confirmed but not
+    ended is handed out, oldest first, for its taker to wait for that end; then threads wait for one to be given back.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._changed = threading.Condition(threading.Lock())
+        self._free: list[PoolLane[C]] = []
+        self._draining: deque[PoolLane[C]] = deque()
+        self._all: list[PoolLane[C]] = []
+        self._closed = False
+
+    def take(self, timeout: float | None) -> PoolLane[C]:
+        """
+        Take a lane; blocks until there is one.
+
+        Raises
+        ------
+        RequestTimeoutError
+            None came free in time; nothing was sent.
+        ClientClosedError
+            The pool was closed.
+        """
+        with self._changed:
+            lane = self._take_now()
+            if lane is not None:
+                return lane
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while lane is None:
+                if not self._changed.wait(None if deadline is None else deadline - time.monotonic()):
+                    assert timeout is not None
+                    raise RequestTimeoutError(timeout, f"one of {self._size} connections to come free", False)
+                lane = self._take_now()
+            return lane
+
+    def give_back(self, lane: PoolLane[C]) -> None:
+        """Give a lane back; one that drains goes to the end of those."""
+        with self._changed:
+            if self._closed:
+                lane.drop()
+            elif lane.draining:
+                self._draining.append(lane)
+            else:
+                heapq.heappush(self._free, lane)
+            self._changed.notify()
+
+    def oldest_draining(self) -> PoolLane[C] | None:
+        """Take the lane that has drained for longest, None where there is none: for who looks whether its end has come."""
+        if not self._draining:
+            return None
+        with self._changed:
+            return self._draining.popleft() if self._draining else None
+
+    def put_back(self, lane: PoolLane[C]) -> None:
+        """Undo `oldest_draining`."""
+        with self._changed:
+            self._draining.appendleft(lane)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Close all connections that are not in use; those that are close when they are given back."""
+        with self._changed:
+            self._closed = True
+            for lane in (*self._free, *self._draining):
+                lane.drop()
+            self._free = []
+            self._draining.clear()
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Close every connection, in use or not, without any lock: for a forked child, where the threads that hold them are gone."""
+        for lane in self._all:
+            lane.drop()
+
+    def _take_now(self) -> PoolLane[C] | None:
+        if self._closed:
+            raise ClientClosedError
+        if self._free:
+            return heapq.heappop(self._free)
+        if len(self._all) < self._size:
+            self._all.append(PoolLane(len(self._all)))
+            return self._all[-1]
+        return self._draining.popleft() if self._draining else None

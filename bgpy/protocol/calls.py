@@ -1,0 +1,102 @@
+"""
+What clients ask for and how they read the answers: the same for blocking and asyncio clients.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from bgpy.errors import AlreadyInitializedError, RemoteProtocolError, SerializationError
+from bgpy.protocol.failures import load_failure
+from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_STREAM, Frame
+from bgpy.protocol.messages import MessageType, Payload, dump, key_of_module, load
+from bgpy.taskset import TaskSet
+
+#: The lane of a client's status requests: they must get through when all other lanes are busy.
+STATUS_LANE = 0xFFFF
+ALREADY_INITIALIZED = {"message": "Already initialized."}
+_NO_PAYLOAD = Payload(b"", [], False)
+
+
+class Call(NamedTuple):
+    """One request before it has a lane: what it is, how it wants to be answered, and its message."""
+
+    kind: MessageType
+    flags: int
+    payload: Payload
+    message: dict[str, Any]
+
+
+def initialize_call(tasks: tuple[Any, ...]) -> Call:
+    """Return the call that sends a task set; raises TypeError, AttributeError and SerializationError."""
+    message = TaskSet.of(*tasks).message()
+    return Call(MessageType.INIT, FLAG_AWAIT, dump(message), message)
+
+
+def execute_call(args: dict[str, Any], flags: int) -> Call:
+    """Return the call of the exec task; raises TypeError and SerializationError."""
+    _check_dict("args", args)
+    return Call(MessageType.EXEC, flags, dump(args), args)
+
+
+def execute_flags(await_response: bool) -> int:
+    """Return the flags of `execute`: one that awaits no response is confirmed."""
+    return FLAG_AWAIT if await_response else FLAG_CONFIRM
+
+
+SUBMIT_FLAGS = FLAG_AWAIT | FLAG_CONFIRM
+STREAM_FLAGS = FLAG_AWAIT | FLAG_STREAM
+
+
+def exit_call(args: dict[str, Any] | None, await_response: bool, grace: float | None) -> Call:
+    """Return the call that ends the server; raises TypeError and SerializationError."""
+    if args is not None:
+        _check_dict("exit_args", args)
+    message = {"args": args or {}, "grace": grace}
+    return Call(MessageType.EXIT, FLAG_AWAIT if await_response else 0, dump(message), message)
+
+
+def status_call() -> Call:
+    """Return the call for the server's status."""
+    return Call(MessageType.STATUS, FLAG_AWAIT, _NO_PAYLOAD, {})
+
+
+def read_answer(call: Call, frame: Frame) -> dict[str, Any] | None:
+    """
+    Return the message of one part of an answer, None where a stream has ended.
+
+    Raises
+    ------
+    BgpyError
+        What the server answered, or SerializationError with `executed=True` where the answer cannot be unpickled here.
+    """
+    if frame.kind == MessageType.END:
+        return None
+    if frame.kind == MessageType.ERROR:
+        failure = load_failure(frame.pickle)
+        if isinstance(failure, SerializationError) and failure.module is not None and failure.key is None:
+            failure.key = key_of_module(call.message, failure.module)
+        raise failure
+    try:
+        message = load(frame.pickle, frame.buffers)
+    except SerializationError as error:
+        error.executed = True
+        raise
+    if not isinstance(message, dict):
+        raise RemoteProtocolError("The server sent a message that is no dict")
+    return message
+
+
+def read_initialized(call: Call, frame: Frame, exist_ok: bool) -> dict[str, Any]:
+    """Return what `initialize` returns; raises as `read_answer` does."""
+    try:
+        return read_answer(call, frame) or {}
+    except AlreadyInitializedError:
+        if not exist_ok:
+            raise
+        return dict(ALREADY_INITIALIZED)
+
+
+def _check_dict(name: str, value: object) -> None:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dict, not {type(value).__name__}")

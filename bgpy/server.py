@@ -1,0 +1,211 @@
+"""
+The server: configured here, run in this process or in a detached one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bgpy.addresses import all_loopback, resolve_addresses
+from bgpy.errors import ConnectError, ServerStartError, TlsError, TokenError
+from bgpy.serving.running import Running, Settings
+from bgpy.sockets import DEFAULT_MAX_MESSAGE_SIZE, ClientSocket, respond
+from bgpy.taskset import TaskSet
+from bgpy.tls import Tls
+from bgpy.token import check_token_strength, find_token, forget_environment_token
+
+if TYPE_CHECKING:
+    import ssl
+    from types import ModuleType
+
+__all__ = ["ClientSocket", "Server", "respond", "serve_detached"]
+
+
+class Server:
+    """
+    A server that keeps state and serves it to whoever proves the token.
+
+    Parameters
+    ----------
+    host, port
+        Where to listen; port 0 picks a free one. Off loopback a token of at least 22 characters is needed.
+    token
+        None: BGPY_TOKEN, else this user's own secret file. "": no token, on loopback only unless `insecure`.
+    log_level, log_file
+        Of the ``bgpy`` loggers of a background server, and where its output goes; by default a file of its own.
+    init_file, tasks
+        A Python file, or a module, a module's name or a `TaskSet`, to be initialised with at the start.
+    ssl_context, tls
+        A server-side context; or ``tls="token"`` (Python >= 3.13), or `bgpy.tls.Certificates`.
+    max_message_size
+        Most bytes of one message, in either direction.
+    insecure
+        Allow to listen off loopback without a token. Everybody who reaches the port can then run code.
+    name
+        A name by which `bgpy.connect` finds this server; one server of that name for this user on this machine.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        log_level: str | int = "INFO",
+        log_file: str | None = None,
+        init_file: str | None = None,
+        tasks: TaskSet | ModuleType | str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        insecure: bool = False,
+        tls: Tls = None,
+        name: str | None = None,
+    ) -> None:
+        self.host = host
+        #: The port; after the start the one that was picked.
+        self.port = port
+        #: The process that serves, once it does.
+        self.pid: int | None = None
+        #: Where the output of a background server goes, once it runs.
+        self.log_file = log_file
+        self.name = name
+        self._token = token
+        self._log_level = log_level
+        self._init_file = init_file
+        self._tasks = tasks if tasks is None or isinstance(tasks, str) else TaskSet.of(tasks)
+        self._ssl_context = ssl_context
+        self._max_message_size = max_message_size
+        self._insecure = insecure
+        self._tls = tls
+
+    def __repr__(self) -> str:
+        name = f", name={self.name!r}" if self.name else ""
+        return f"Server({self.host!r}, {self.port}{name})"
+
+    def run(self) -> int:
+        """
+        Serve in this process until `Client.terminate`, SIGTERM or SIGINT; blocks.
+
+        In the main thread it handles these signals while it serves, and ends the process by force when tasks do not end in time.
+
+        Returns
+        -------
+        exit_code
+            0, or 1 where the exit task failed or was skipped.
+
+        Raises
+        ------
+        ServerStartError
+            The port is in use, or the host is not ours. NameTakenError: the name is taken.
+        TokenError
+            There is no token where one is needed, it is too short, or its file cannot be trusted.
+        TlsError
+            TLS cannot be used as asked for.
+        Exception
+            What the init file, the tasks' module or the init task raises.
+        """
+        return self._serve(self._settings(), None)
+
+    def run_background(self, timeout: float = 30) -> None:
+        """
+        Start a detached process that serves, and return when it is ready: it accepts connections and the init task is done.
+
+        Blocks. The process outlives this one, its terminal and its session; `Client.terminate` or SIGTERM ends it.
+
+        Parameters
+        ----------
+        timeout
+            Seconds until it must be ready.
+
+        Raises
+        ------
+        ServerStartError
+            It did not start, for the reason and traceback that it gives; nothing is left running. NameTakenError: the name is taken.
+        TokenError, TlsError
+            As in `run`.
+        SerializationError
+            The tasks cannot travel.
+        """
+        from bgpy.background import launch
+        from bgpy.protocol.messages import dump
+
+        settings = self._settings()
+        if settings.ssl_context is not None:
+            raise TlsError("An ssl_context cannot travel to another process", 'Use tls=Certificates(...), tls="token", or run()')
+        if isinstance(settings.tasks, TaskSet):
+            settings = settings._replace(tasks=bytes(dump(settings.tasks.message(), max_buffers=0).pickle))
+        ready = launch(settings._asdict(), log_file=self.log_file, timeout=timeout)
+        self.port = ready.port
+        self.pid = ready.pid
+        self.log_file = ready.log_file
+
+    def _settings(self) -> Settings:
+        token = find_token(self._token)
+        try:
+            loopback = all_loopback(resolve_addresses(self.host, self.port))
+        except ConnectError as error:
+            raise ServerStartError(f"the host {self.host!r} is not known: {error.reason}") from error
+        if token:
+            check_token_strength(token, loopback=loopback)
+        elif not loopback and not self._insecure:
+            raise TokenError(
+                f"Without a token a server listens on loopback only, and {self.host!r} is more than that",
+                "Give a token, or say insecure=True if everybody who reaches the port may run code",
+            )
+        return Settings(
+            host=self.host,
+            port=self.port,
+            token=token,
+            log_level=self._log_level,
+            log_file=self.log_file,
+            init_file=None if self._init_file is None else os.path.abspath(self._init_file),
+            tasks=self._tasks,
+            ssl_context=self._ssl_context,
+            max_message_size=self._max_message_size,
+            tls=self._tls,
+            name=self.name,
+            loopback=loopback,
+        )
+
+    def _serve(self, settings: Settings, ready: Callable[[dict[str, Any]], None] | None) -> int:
+        forget_environment_token()
+        running = Running(settings, detached=ready is not None)
+        try:
+            running.start()
+            self.port = running.port
+            self.pid = os.getpid()
+            if ready is not None:
+                ready({"pid": self.pid, "host": self.host, "port": self.port, "id": running.instance.hex()})
+                _configure_logging(settings.log_level)
+            return running.serve()
+        finally:
+            running.close()
+
+
+def serve_detached(config: dict[str, Any], ready: Callable[[dict[str, Any]], None]) -> int:
+    """
+    Serve as the process that `bgpy.background.launch` has started; blocks until the end.
+
+    Parameters
+    ----------
+    config
+        The fields of `Settings`.
+    ready
+        Called once, when the server accepts connections and its init task is done.
+
+    Returns
+    -------
+    exit_code
+        As from `Server.run`.
+    """
+    settings = Settings(**config)
+    return Server(settings.host, settings.port, name=settings.name)._serve(settings, ready)
+
+
+def _configure_logging(level: str | int) -> None:
+    # Only when the server is ready: the import is a large part of a start.
+    import logging
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("bgpy").setLevel(level)

@@ -1,0 +1,120 @@
+"""
+The end of a server: who comes last, how long it may take, and what is said to whom.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from bgpy.errors import AnswerLostError, BgpyError, ExitSkippedError, NoResponseError, ServerEndingError
+from bgpy.protocol.failures import remote_error
+from bgpy.serving.requests import Request, confirmation
+from bgpy.serving.service import Service
+from bgpy.sockets import ClientSocket
+
+#: Seconds that running tasks get to end, and then the exit task.
+GRACE = 10.0
+#: Seconds on top of both after which the watchdog ends a process that does not end by itself.
+_WATCHDOG_MARGIN = 2.0
+
+
+class Outcome(NamedTuple):
+    """How the end went: whether the exit task was skipped, and what it raised."""
+
+    skipped: bool
+    exception: BaseException | None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the process."""
+        return 1 if self.skipped or self.exception is not None else 0
+
+
+class Ending:
+    """
+    End one server, once. Any thread.
+
+    Parameters
+    ----------
+    close_listener
+        Frees the port.
+    stopped
+        Called when all is done but the last answer: takes the record away. Then `stop` lets the main loop return.
+    watchdog
+        Whether the process is the server's own, to be ended by force when it does not end in time.
+    """
+
+    def __init__(
+        self, service: Service, close_listener: Callable[[], None], stopped: Callable[[], None], stop: Callable[[int], None], watchdog: bool
+    ) -> None:
+        self._service = service
+        self._close_listener = close_listener
+        self._stopped = stopped
+        self._stop = stop
+        self._watchdog = watchdog
+        self._begun = threading.Lock()
+
+    def by_signal(self) -> None:
+        """End because of SIGTERM or SIGINT; blocks until the exit task is done. A second end does nothing."""
+        if not self._begun.acquire(blocking=False):
+            return
+        outcome = self._end(ClientSocket(None, None, awaited=False, streamed=False), {}, GRACE)
+        self._stop(outcome.exit_code)
+
+    def by_request(self, request: Request) -> None:
+        """End because of an EXIT message, in the thread of its connection; its answer is the last thing that is sent."""
+        message = request.message()
+        grace = float(message.get("grace") or GRACE)
+        if not self._begun.acquire(blocking=False):
+            raise ServerEndingError
+        outcome = self._end(request.client_socket, message.get("args") or {}, grace)
+        try:
+            self._answer(request, outcome, grace)
+        finally:
+            self._stop(outcome.exit_code)
+
+    def _end(self, client_socket: ClientSocket, args: dict[str, Any], grace: float) -> Outcome:
+        import logging
+
+        log = logging.getLogger("bgpy.server")
+        if self._watchdog:
+            import faulthandler
+
+            # A thread of C code: it fires even when a task holds the interpreter's lock for good.
+            faulthandler.dump_traceback_later(2 * grace + _WATCHDOG_MARGIN, exit=True)
+        log.info("Ending")
+        self._close_listener()
+        deadline = time.monotonic() + grace
+        ticket = self._service.close()
+        in_time = ticket.wait(grace) and self._service.wait_for_concurrent(deadline - time.monotonic())
+        self._service.turns.abandon()
+        if in_time:
+            exception = self._service.exit(client_socket, args)
+            if exception is not None:
+                log.error("The exit task failed", exc_info=(type(exception), exception, exception.__traceback__))
+            outcome = Outcome(False, exception)
+        else:
+            log.error("The exit task is skipped: the state was still in use after %g s", grace)
+            outcome = Outcome(True, None)
+        for pending in self._service.deadlines.close():
+            if isinstance(pending, Request):
+                pending.fail(AnswerLostError("the server ended before the work was finished"))
+        self._stopped()
+        return outcome
+
+    def _answer(self, request: Request, outcome: Outcome, grace: float) -> None:
+        failure: BgpyError | None = None
+        if outcome.skipped:
+            failure = ExitSkippedError(grace)
+        elif outcome.exception is not None:
+            failure = remote_error(outcome.exception)
+        assert request.held is not None
+        if failure is None and request.awaited and request.held.payload is None:
+            failure = NoResponseError()
+        if failure is not None:
+            request.fail(failure, outcome.exception)
+        else:
+            request.finish(request.held.payload or confirmation(request.kind))

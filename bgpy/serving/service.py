@@ -1,0 +1,252 @@
+"""
+The tasks of a server and their state: what runs a request, in which order, and what is known of it afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from bgpy.errors import (
+    AlreadyInitializedError,
+    BgpyError,
+    InvalidResultError,
+    NotInitializedError,
+    RemoteError,
+    SerializationError,
+    ServerEndingError,
+)
+from bgpy.protocol.failures import remote_error
+from bgpy.protocol.messages import dump
+from bgpy.serving.deadlines import Deadlines
+from bgpy.serving.requests import Request, confirmation
+from bgpy.serving.turns import Ticket, TurnLock
+from bgpy.sockets import ClientSocket, held_instances
+from bgpy.system import resident_memory
+from bgpy.taskset import TaskSet
+
+#: Failures of requests that `status` tells of.
+_REMEMBERED_FAILURES = 20
+
+
+class Service:
+    """
+    Run the requests of one server. Thread-safe: each connection's thread calls `run`.
+
+    Parameters
+    ----------
+    instance
+        The id of this server start.
+    """
+
+    def __init__(self, instance: bytes) -> None:
+        self.instance = instance
+        self.turns = TurnLock()
+        self.deadlines = Deadlines()
+        self.started = time.time()
+        self._tasks: TaskSet | None = None
+        self._state: Any = None
+        self._counts = threading.Condition()
+        self._requests = 0
+        self._failed = 0
+        self._failures: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED_FAILURES)
+        self._concurrent = 0
+        self._closing = False
+
+    def run(self, request: Request, run: Callable[[Request], None]) -> None:
+        """Run one claimed request with `run`, one of this service's methods, and settle it whatever happens."""
+        with self._counts:
+            self._requests += 1
+        try:
+            run(request)
+        except BgpyError as failure:
+            if isinstance(failure, SerializationError):
+                self._note(request, failure)
+            request.fail(failure)
+        except Exception as exception:  # noqa: BLE001 - an error of ours must reach the client too, or it waits for ever
+            self._fail(request, exception)
+
+    def initialize(self, request: Request) -> None:
+        """Take the task set of an INIT message and run its init task."""
+        ticket = self.turns.draw()
+        message = self._understand(request)
+        with ticket:
+            if isinstance(message, BgpyError):
+                raise message
+            if self._tasks is not None:
+                raise AlreadyInitializedError
+            try:
+                tasks = TaskSet.from_message(message)
+            except (KeyError, TypeError) as error:
+                raise SerializationError(f"An INIT message needs three callable tasks: {error}") from error
+            failure = self._initialize(tasks, request.client_socket)
+            if failure is not None:
+                self._fail(request, failure)
+                return
+        assert request.held is not None
+        request.finish(request.held.payload or confirmation(request.kind))
+
+    def start(self, tasks: TaskSet) -> None:
+        """Run the init task of a server that is started with its tasks; raises what the task raises."""
+        with self.turns.draw():
+            failure = self._initialize(tasks, ClientSocket(None, None, awaited=False, streamed=False))
+        if failure is not None:
+            raise failure
+
+    def execute(self, request: Request) -> None:
+        """Run the exec task, in its turn or, where it is marked so, at once."""
+        tasks = self._tasks
+        if tasks is not None and tasks.concurrent:
+            self._execute_concurrently(request, tasks)
+            return
+        ticket = self.turns.draw()
+        message = self._understand(request)
+        if self._tasks is not None and not isinstance(message, BgpyError):
+            # Before the turn comes: confirmed means claimed, understood and in the queue, not finished.
+            request.confirm()
+            confirmed = True
+        else:
+            confirmed = False
+        with ticket:
+            if isinstance(message, BgpyError):
+                raise message
+            if self._tasks is None:
+                raise NotInitializedError
+            if not confirmed:
+                request.confirm()
+            outcome = self._call(self._tasks.exec, request.client_socket, self._state, message)
+            if isinstance(outcome, dict):
+                self._state = outcome
+        self._settle(request, outcome)
+
+    def close(self) -> Ticket:
+        """Refuse new requests, and draw the last ticket: it is for the exit task."""
+        with self._counts:
+            self._closing = True
+        return self.turns.close()
+
+    def exit(self, client_socket: ClientSocket, message: dict[str, Any]) -> BaseException | None:
+        """Run the exit task with the last state; the caller holds the turn. Returns what it raised."""
+        if self._tasks is None:
+            return None
+        outcome = self._call(self._tasks.exit, client_socket, self._state, message)
+        return outcome.exception if isinstance(outcome, _Raised) else None
+
+    def wait_for_concurrent(self, timeout: float) -> bool:
+        """Wait until no concurrent task runs; blocks. Returns whether that came in time."""
+        with self._counts:
+            return self._counts.wait_for(lambda: not self._concurrent, max(timeout, 0))
+
+    def status(self) -> dict[str, Any]:
+        """Return what `Client.status` shows of this service."""
+        with self._counts:
+            return {
+                "pid": os.getpid(),
+                "id": self.instance.hex(),
+                "python": ".".join(map(str, sys.version_info[:3])),
+                "uptime": time.time() - self.started,
+                "initialized": self._tasks is not None,
+                "requests": self._requests,
+                "failed": self._failed,
+                "failures": list(self._failures),
+                "memory": resident_memory(),
+            }
+
+    def report_status(self, request: Request, more: dict[str, Any]) -> None:
+        """Answer a STATUS message."""
+        request.finish(dump({**self.status(), **more}))
+
+    def _initialize(self, tasks: TaskSet, client_socket: ClientSocket) -> BaseException | None:
+        outcome = self._call(tasks.make_state, client_socket)
+        if isinstance(outcome, _Raised):
+            return outcome.exception
+        if not isinstance(outcome, dict):
+            return InvalidResultError("init_task", type(outcome).__name__)
+        self._state = outcome
+        self._tasks = tasks
+        return None
+
+    def _execute_concurrently(self, request: Request, tasks: TaskSet) -> None:
+        with self._counts:
+            if self._closing:
+                raise ServerEndingError
+            self._concurrent += 1
+        try:
+            message = self._understand(request)
+            if isinstance(message, BgpyError):
+                raise message
+            request.confirm()
+            outcome = self._call(tasks.exec, request.client_socket, self._state, message, holding=False)
+        finally:
+            with self._counts:
+                self._concurrent -= 1
+                self._counts.notify_all()
+        socket = request.client_socket
+        if socket.deferred is not None and not isinstance(outcome, _Raised):
+            if socket.awaited:
+                self.deadlines.add(request, socket.deferred)
+            else:
+                request.end()
+            return
+        self._settle(request, outcome if isinstance(outcome, _Raised) else {})
+
+    def _call(self, task: Callable[..., Any], *arguments: Any, holding: bool = True) -> Any:
+        """Call a task; what it raises, `SystemExit` included, comes back as `_Raised`."""
+        token = held_instances.set((*held_instances.get(), self.instance) if holding else ())
+        try:
+            return task(*arguments)
+        except BaseException as exception:  # noqa: BLE001 - a task may raise anything, and the server lives on
+            return _Raised(exception)
+        finally:
+            held_instances.reset(token)
+
+    def _settle(self, request: Request, outcome: Any) -> None:
+        if isinstance(outcome, _Raised):
+            self._fail(request, outcome.exception)
+        elif not isinstance(outcome, dict):
+            self._fail(request, InvalidResultError("exec_task", type(outcome).__name__))
+        else:
+            request.end()
+
+    def _fail(self, request: Request, exception: BaseException) -> None:
+        """Note the failure of a task that ran, and tell the client unless it has its answer."""
+        self._note(request, exception)
+        if isinstance(exception, InvalidResultError):
+            request.fail(exception)
+        elif isinstance(exception, BgpyError) and exception is request.client_socket.failure:
+            exception.executed = True
+            request.fail(exception)
+        else:
+            request.fail(remote_error(exception), exception)
+
+    def _note(self, request: Request, exception: BaseException) -> None:
+        import logging
+
+        where = "after its response" if request.settled else "with a client waiting" if request.awaited else "with nobody waiting"
+        name = f"{type(exception).__name__}: {exception}" if not isinstance(exception, RemoteError) else exception.type_name
+        with self._counts:
+            self._failed += 1
+            self._failures.append({"time": time.time(), "request": request.kind.name, "where": where, "error": name[:1000]})
+        trace = (type(exception), exception, exception.__traceback__)
+        logging.getLogger("bgpy.server").error("%s failed, %s", request.kind.name, where, exc_info=trace)
+
+    def _understand(self, request: Request) -> dict[str, Any] | BgpyError:
+        # Not raised at once: the ticket is drawn already, and an error takes its turn like everything else.
+        try:
+            return request.message()
+        except SerializationError as error:
+            return error
+
+
+class _Raised:
+    """What a task raised, in place of what it would have returned."""
+
+    __slots__ = ("exception",)
+
+    def __init__(self, exception: BaseException) -> None:
+        self.exception = exception

@@ -1,0 +1,449 @@
+"""
+The protocol driven over a blocking socket: open connections, listen for them, and what a task gets of its client.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bgpy.addresses import resolve_addresses
+from bgpy.errors import (
+    AuthenticationError,
+    BgpyError,
+    ConnectError,
+    LocalProtocolError,
+    MessageTooLargeError,
+    PythonVersionError,
+    ResponseError,
+)
+from bgpy.protocol.exchange import BrokenConnection
+from bgpy.protocol.frames import FLAG_BY_VALUE, FLAG_MORE, Frame, FrameMac, FrameReader, Header, encode_frame, frame_size
+from bgpy.protocol.handshake import ClientHello, Opener, Opening, Terms, client_opening, make_view, own_python
+from bgpy.protocol.messages import MessageType, Payload, dump
+from bgpy.protocol.states import ConnectionState, Role
+from bgpy.system import prepare_listener, prepare_socket
+from bgpy.tls import check_token_tls
+from bgpy.wires import PROGRESS_TIMEOUT, PlainWire, TlsWire, Wire
+
+if TYPE_CHECKING:
+    import ssl
+
+    from bgpy.protocol.lanes import Answer
+
+#: Most bytes of one message, pickle and buffers, unless the caller says otherwise.
+DEFAULT_MAX_MESSAGE_SIZE = 1 << 30
+#: Connections that may wait to be accepted.
+_BACKLOG = 512
+#: Seconds that a refused peer gets to read why, and bytes of it that are thrown away meanwhile.
+_LINGER_TIMEOUT = 2.0
+_LINGER_SIZE = 16 << 20
+
+#: The instance ids of the servers whose state this thread of control holds: a call to one of them would wait for itself.
+held_instances: contextvars.ContextVar[tuple[bytes, ...]] = contextvars.ContextVar("bgpy_held_instances", default=())
+
+
+class Connection:
+    """
+    One open connection. One thread reads; one at a time writes.
+
+    Attributes
+    ----------
+    opening
+        What both ends agreed on.
+    state
+        Where the connection stands in the table of `bgpy.protocol.states`.
+    """
+
+    def __init__(self, wire: Wire, role: Role, opening: Opening, max_size: int) -> None:
+        self.wire = wire
+        self.opening = opening
+        self.state = ConnectionState(role)
+        self.state.opened()
+        self._reader = FrameReader(max_size, None if opening.receive_key is None else FrameMac(opening.receive_key))
+        self._mac = None if opening.send_key is None else FrameMac(opening.send_key)
+
+    @property
+    def refused(self) -> Header | None:
+        """The header of the frame that was refused for its size."""
+        return self._reader.announced
+
+    def transmit(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> None:
+        """
+        Send one frame; blocks while the other side takes no bytes, up to `PROGRESS_TIMEOUT` for each.
+
+        Raises `BrokenConnection` with the number of bytes handed over, and LocalProtocolError.
+        """
+        self.state.sending(kind, bool(flags & FLAG_MORE))
+        self.wire.send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac))
+
+    def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
+        """Send one frame of an answer; False where the connection is broken, and then it is ended for good."""
+        try:
+            self.transmit(kind, flags, part, number, payload)
+        except (BrokenConnection, LocalProtocolError):
+            self.shut_down()
+            return False
+        return True
+
+    def receive(self, deadline: float | None = None, announced: Callable[[Header], None] | None = None) -> Frame:
+        """
+        Return the next frame; blocks.
+
+        Parameters
+        ----------
+        deadline
+            Monotonic instant at which the wait ends with TimeoutError.
+        announced
+            Called with the header of a large frame before memory is taken for it; may raise to refuse it.
+
+        Raises
+        ------
+        BrokenConnection
+            The end of the stream, an error, or no byte for `PROGRESS_TIMEOUT` within a frame.
+        RemoteProtocolError, MessageTooLargeError
+            What `FrameReader.next_frame` and the table of states raise.
+        """
+        reader = self._reader
+        while (frame := reader.next_frame()) is None:
+            if reader.announced is None:
+                self._read(deadline)
+                continue
+            if announced is not None:
+                announced(reader.announced)
+            reader.allocate()
+        self.state.received(frame.kind, bool(frame.flags & FLAG_MORE))
+        return frame
+
+    def _read(self, deadline: float | None) -> None:
+        reader = self._reader
+        timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
+        within = not reader.idle
+        if within and (timeout is None or timeout > PROGRESS_TIMEOUT):
+            timeout, deadline = PROGRESS_TIMEOUT, None
+        try:
+            count = self.wire.receive_into(reader.memory(), timeout)
+        except TimeoutError:
+            if deadline is not None:
+                raise
+            raise BrokenConnection(f"no byte of a frame under way came for {PROGRESS_TIMEOUT:g} s") from None
+        except OSError as error:
+            raise BrokenConnection(error.strerror or str(error)) from error
+        if not count:
+            raise BrokenConnection("the other side closed the connection within a frame" if within else "the other side closed the connection")
+        reader.advance(count)
+
+    def wait_for_end(self, deadline: float) -> bool:
+        """Wait for the other side to close; blocks. Returns whether it did in time."""
+        scratch = memoryview(bytearray(1024))
+        try:
+            while self.wire.receive_into(scratch, max(deadline - time.monotonic(), 0)):
+                pass  # nothing is expected; whatever it is, the end comes after it
+        except TimeoutError:
+            return False
+        except OSError:
+            pass  # a reset is an end as well
+        return True
+
+    def shut_down(self) -> None:
+        """End the stream in both directions, which wakes whoever reads or writes. Any thread; again is fine."""
+        try:
+            self.wire.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # not connected any more: nobody is left to be woken
+
+    def close(self) -> None:
+        """Close the socket; nothing may be reading it. Again is fine."""
+        self.state.closed()
+        self.wire.sock.close()
+
+
+def end_politely(sock: socket.socket) -> None:
+    """
+    End our direction and read the rest, within narrow limits: a reset would take the reason of a refusal away from the peer.
+    """
+    deadline = time.monotonic() + _LINGER_TIMEOUT
+    wire = PlainWire(sock)
+    scratch = memoryview(bytearray(16 << 10))
+    left = _LINGER_SIZE
+    try:
+        sock.shutdown(socket.SHUT_WR)
+        while left > 0 and (count := wire.receive_into(scratch, max(deadline - time.monotonic(), 0))):
+            left -= count
+    except OSError:
+        pass  # gone already, or too slow: it had its chance (TimeoutError is an OSError)
+
+
+def drive_opening(opener: Opener, wire: Wire, deadline: float) -> Opening:
+    """
+    Drive one side of an opening to its end; blocks until `deadline` at most.
+
+    Raises TimeoutError, `BrokenConnection`, and what the opener raises.
+    """
+    step = next(opener)
+    while True:
+        if step.data:
+            wire.send([step.data])
+        memory = memoryview(bytearray(step.need))
+        filled = 0
+        while filled < step.need:
+            count = wire.receive_into(memory[filled:], max(deadline - time.monotonic(), 0))
+            if not count:
+                raise BrokenConnection("the other side closed the connection during the opening")
+            filled += count
+        try:
+            step = opener.send(bytes(memory))
+        except StopIteration as done:
+            opening: Opening = done.value
+            return opening
+
+
+class Dialer:
+    """
+    Make connections to one server. Holds no socket; any thread.
+
+    Parameters
+    ----------
+    host, port
+        Where the server listens; every address that a name has is tried in turn.
+    token
+        The token itself, "" for none.
+    context
+        TLS, or None.
+    """
+
+    def __init__(
+        self, host: str, port: int, token: str, context: ssl.SSLContext | None, tls_by_token: bool, max_size: int, machine: bytes | None
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.address = format_address(host, port)
+        self.max_size = max_size
+        self.machine = machine
+        self._token = token
+        self.context = context
+        self.tls_by_token = tls_by_token
+
+    def terms(self, local: tuple[object, ...], remote: tuple[object, ...], secure: bool) -> Terms:
+        """Return what this client brings to an opening over a socket with these addresses."""
+        return Terms(self._token, self.max_size, make_view(local, remote, self.machine), secure, self.address)
+
+    @property
+    def secure(self) -> bool:
+        """Whether there is TLS that verifies the server's certificate or key."""
+        return self.context is not None and self.context.verify_mode.name == "CERT_REQUIRED"
+
+    def dial(self, hello: ClientHello, timeout: float) -> Connection:
+        """
+        Open a connection; blocks for `timeout` seconds at most.
+
+        Raises
+        ------
+        ConnectError
+            Nobody listens, the name is unknown, or it took too long.
+        BrokenConnection
+            It was cut during the opening.
+        AuthenticationError, VersionMismatchError, RemoteProtocolError
+            See `client_opening`.
+        """
+        deadline = time.monotonic() + timeout
+        sock = self._connect(deadline, timeout)
+        try:
+            wire: Wire = PlainWire(sock) if self.context is None else self._wrap(sock, deadline)
+            terms = self.terms(sock.getsockname(), sock.getpeername(), self.secure)
+            opening = drive_opening(client_opening(terms, hello), wire, deadline)
+            return Connection(wire, Role.CLIENT, opening, self.max_size)
+        except TimeoutError:
+            sock.close()
+            raise ConnectError(self.address, f"no answer to the opening within {timeout:g} s") from None
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError) and not isinstance(error, BgpyError):
+                raise BrokenConnection(error.strerror or str(error)) from error
+            raise
+
+    def _connect(self, deadline: float, timeout: float) -> socket.socket:
+        reasons: list[str] = []
+        for family, address in resolve_addresses(self.host, self.port):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                sock.connect(address)
+                sock.settimeout(None)
+                prepare_socket(sock)
+            except TimeoutError:
+                sock.close()
+                reasons.append(f"no answer within {timeout:g} s")
+            except OSError as error:
+                sock.close()
+                reasons.append(error.strerror or str(error))
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock
+        raise ConnectError(self.address, "; ".join(dict.fromkeys(reasons)))
+
+    def _wrap(self, sock: socket.socket, deadline: float) -> TlsWire:
+        import ssl
+
+        assert self.context is not None
+        wire = TlsWire(sock, self.context, server=False, host=self.host)
+        try:
+            wire.handshake(deadline)
+        except ssl.SSLError as error:
+            raise AuthenticationError(self.address, f"TLS failed: {error.reason or error}") from error
+        if self.tls_by_token:
+            check_token_tls(wire.tls, self.address)
+        return wire
+
+
+class ServerSocket:
+    """A socket for listening, bound to the first address of its host that is free."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """
+        Bind; port 0 picks a free one.
+
+        Raises
+        ------
+        ConnectError
+            The host is unknown.
+        OSError
+            No address of the host can be bound: in use, or not this machine's.
+        """
+        failure: OSError | None = None
+        for family, address in resolve_addresses(host, port):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                prepare_listener(sock)
+                sock.bind(address)
+                # A peer that is gone between poll and accept must not hold up the loop.
+                sock.setblocking(False)
+            except OSError as error:
+                sock.close()
+                failure = failure or error
+            else:
+                self.sock = sock
+                self.address: tuple[str, int] = sock.getsockname()[:2]
+                return
+        assert failure is not None
+        raise failure
+
+    def listen(self) -> None:
+        """Let clients connect; raises OSError where another server was faster."""
+        self.sock.listen(_BACKLOG)
+
+    def accept(self) -> socket.socket | None:
+        """Return a new connection's blocking socket, None where the peer has gone again; raises OSError where files run out."""
+        try:
+            sock, _ = self.sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        try:
+            sock.setblocking(True)
+            prepare_socket(sock)
+        except OSError:
+            sock.close()
+            return None
+        return sock
+
+    def close(self) -> None:
+        """Stop listening. Again is fine."""
+        self.sock.close()
+
+
+class ClientSocket:
+    """
+    What a task gets of its client: a handle of one request, not of a connection. Any thread.
+
+    Not made by users. `respond` answers, `defer` lets the task return before somebody else answers.
+    """
+
+    def __init__(self, answer: Answer | None, opening: Opening | None, *, awaited: bool, streamed: bool) -> None:
+        self._answer = answer
+        self._opening = opening
+        self.awaited = awaited
+        self.streamed = streamed
+        self.deferred: float | None = None
+        self.responded = False
+        #: The parts that went out with more=True.
+        self.parts = 0
+        #: The error that `respond` raised last, so that the server can tell it to the client as it is.
+        self.failure: BgpyError | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether a response sent now would find the client, as far as the server knows."""
+        return self._answer is not None and self._answer.connected
+
+    def respond(self, response: dict[str, object], *, more: bool = False) -> None:
+        """
+        Send a response to the client that waits for it; blocks while the client takes it. A client that does not wait gets nothing.
+
+        Parameters
+        ----------
+        response
+            Any dict that can be pickled.
+        more
+            Whether further responses follow; those are seen by `Client.stream` only.
+
+        Raises
+        ------
+        ResponseError
+            `response` is no dict, or the last response is out.
+        SerializationError, PythonVersionError
+            It cannot be pickled, or not for the client's Python; nothing was sent.
+        MessageTooLargeError
+            It is above the client's limit; nothing was sent.
+        """
+        try:
+            self._respond(response, more)
+        except BgpyError as failure:
+            self.failure = failure
+            raise
+
+    def defer(self, timeout: float = 3600.0) -> None:
+        """
+        Let the task return without a response: whoever finishes the work responds, from any thread.
+
+        Only in a task marked with `bgpy.concurrent`. After `timeout` seconds the client gets NoResponseError.
+        """
+        self.deferred = timeout
+
+    def _respond(self, response: dict[str, object], more: bool) -> None:
+        if not isinstance(response, dict):
+            raise ResponseError(f"A response is a dict, not {type(response).__name__}")
+        if self.responded:
+            raise ResponseError("The last response to this request is out; pass more=True to all but the last")
+        if self._answer is None or self._opening is None or not self.awaited or (more and not self.streamed):
+            self.responded = not more
+            return
+        payload = dump(response)
+        size = frame_size(payload.pickle, payload.buffers)
+        if size > self._opening.peer_max_size:
+            raise MessageTooLargeError(size, self._opening.peer_max_size, True)
+        if payload.by_value and self._opening.peer_python != own_python():
+            raise PythonVersionError(own_python(), self._opening.peer_python)
+        flags = FLAG_BY_VALUE if payload.by_value else 0
+        try:
+            self._answer.send(MessageType.OK, flags | FLAG_MORE if more else flags, payload)
+        except LocalProtocolError:
+            raise ResponseError("The last response to this request is out, sent by another thread or its deadline") from None
+        self.responded = not more
+        self.parts += more
+
+
+def respond(client_socket: ClientSocket, response: dict[str, object], more: bool = False) -> None:
+    """Send a response from within a task; see `ClientSocket.respond`."""
+    client_socket.respond(response, more=more)
+
+
+def format_address(host: str, port: int) -> str:
+    """Write an address for people: ``host:port``, with brackets around IPv6."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+

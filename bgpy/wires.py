@@ -1,0 +1,187 @@
+"""
+Bytes over a connected socket, plain or under TLS, with every wait bounded by the caller.
+
+A wire knows nothing of frames. Reads and writes may come from two threads at once; two writers may not (`sockets.Connection` sees to that).
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from bgpy.protocol.exchange import BrokenConnection
+from bgpy.system import DONTWAIT, send_parts, wait_socket
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+
+    from bgpy.protocol.frames import Buffer
+
+#: Seconds without a single byte of progress within a frame, in either direction, that close a connection.
+PROGRESS_TIMEOUT = 30.0
+_TLS_CHUNK = 256 << 10
+
+
+class Wire(Protocol):
+    """What a connection needs of its socket."""
+
+    sock: socket.socket
+
+    def receive_into(self, memory: memoryview, timeout: float | None) -> int:
+        """Read some bytes, at least one; 0 at the end of the stream. Raises TimeoutError and OSError."""
+
+    def send(self, parts: Sequence[Buffer]) -> None:
+        """Send all parts; raises `BrokenConnection` with the bytes handed over, also after `PROGRESS_TIMEOUT` without progress."""
+
+    def quiet(self) -> bool:
+        """Return whether there is nothing to read now: no byte, no end, no error. Does not block."""
+
+
+class PlainWire:
+    """Bytes over a bare socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def receive_into(self, memory: memoryview, timeout: float | None) -> int:
+        """Read some bytes; see `Wire`."""
+        if timeout is None and DONTWAIT:
+            return self.sock.recv_into(memory)
+        while True:
+            try:
+                return self.sock.recv_into(memory, 0, DONTWAIT)
+            except BlockingIOError:
+                if not wait_socket(self.sock, timeout=timeout):
+                    raise TimeoutError from None
+
+    def send(self, parts: Sequence[Buffer]) -> None:
+        """Send all parts; see `Wire`."""
+        written = 0
+        try:
+            if len(parts) == 1:
+                try:
+                    written = self.sock.send(parts[0], DONTWAIT)
+                except BlockingIOError:
+                    written = 0
+                if written == len(parts[0]):
+                    return
+            self._send_rest(parts, written)
+        except BrokenConnection:
+            raise
+        except OSError as error:
+            raise BrokenConnection(_reason(error), written) from error
+
+    def _send_rest(self, parts: Sequence[Buffer], written: int) -> None:
+        rest = [memoryview(part).cast("B") for part in parts if len(part)]
+        skip = written
+        total = written
+        while True:
+            while rest and skip >= rest[0].nbytes:
+                skip -= rest.pop(0).nbytes
+            if not rest:
+                return
+            if skip:
+                rest[0] = rest[0][skip:]
+            try:
+                skip = send_parts(self.sock, rest)
+            except OSError as error:
+                raise BrokenConnection(_reason(error), total) from error
+            total += skip
+            if not skip and not wait_socket(self.sock, write=True, timeout=PROGRESS_TIMEOUT):
+                raise BrokenConnection(f"the other side took no byte for {PROGRESS_TIMEOUT:g} s", total)
+
+    def quiet(self) -> bool:
+        """See `Wire`."""
+        return not wait_socket(self.sock, timeout=0)
+
+
+class TlsWire:
+    """
+    Bytes under TLS, through memory buffers.
+
+    OpenSSL objects take one thread at a time, and a thread that waits for bytes inside one would shut out the writer; here the
+    wait is on the bare socket and the lock is held only while bytes are turned over.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server: bool, host: str | None = None) -> None:
+        import ssl
+
+        self.sock = sock
+        self._plain = PlainWire(sock)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._want_read = ssl.SSLWantReadError
+        self._closed = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+        name = None if server else host
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server, server_hostname=name)
+        self._lock = threading.Lock()
+        self._send_lock = threading.Lock()
+        self._raw = memoryview(bytearray(16 << 10))
+
+    def handshake(self, deadline: float) -> None:
+        """Do the TLS handshake until a monotonic instant. Raises ssl.SSLError, `BrokenConnection`, TimeoutError, OSError."""
+        while True:
+            try:
+                self.tls.do_handshake()
+            except self._want_read:
+                self._flush()
+                self._feed(max(deadline - time.monotonic(), 0))
+            else:
+                self._flush()
+                return
+
+    def receive_into(self, memory: memoryview, timeout: float | None) -> int:
+        """Read some bytes; see `Wire`."""
+        while True:
+            with self._lock:
+                try:
+                    return self.tls.read(len(memory), memory)  # type: ignore[arg-type]
+                except self._want_read:
+                    pass  # more bytes are needed: fetched below, without the lock
+                except self._closed:
+                    return 0
+            self._feed(timeout)
+
+    def send(self, parts: Sequence[Buffer]) -> None:
+        """Send all parts; see `Wire`."""
+        written = 0
+        with self._send_lock:
+            for part in parts:
+                view = memoryview(part).cast("B")
+                for offset in range(0, view.nbytes, _TLS_CHUNK):
+                    try:
+                        with self._lock:
+                            self.tls.write(view[offset : offset + _TLS_CHUNK])
+                            data = self._outgoing.read()
+                    except OSError as error:
+                        raise BrokenConnection(_reason(error), written) from error
+                    # Counted first: a part of a record that left may carry bytes of the frame.
+                    written += min(_TLS_CHUNK, view.nbytes - offset)
+                    try:
+                        self._plain.send([data])
+                    except BrokenConnection as broken:
+                        raise BrokenConnection(broken.reason, written) from broken
+
+    def quiet(self) -> bool:
+        """See `Wire`."""
+        return not self._incoming.pending and not self.tls.pending() and self._plain.quiet()
+
+    def _feed(self, timeout: float | None) -> None:
+        count = self._plain.receive_into(self._raw, timeout)
+        with self._lock:
+            if count:
+                self._incoming.write(self._raw[:count])
+            else:
+                self._incoming.write_eof()
+
+    def _flush(self) -> None:
+        data = self._outgoing.read()
+        if data:
+            self._plain.send([data])
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__

@@ -1,0 +1,134 @@
+"""Around each test: a home of its own, and a check that it leaves no thread, descriptor, child process or server behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# "ci" finds the same examples in each run; "long" searches: BGPY_HYPOTHESIS_PROFILE=long make test ARGS="-k property"
+hypothesis.settings.register_profile("ci", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=20_000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("BGPY_HYPOTHESIS_PROFILE", "ci"))
+
+#: Seconds for what a test has told to end; only a leak waits that long.
+GRACE = 5.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep what wider fixtures start out of the user's own folders as well."""
+    yield from _private_home(tmp_path_factory.mktemp("session-home"))
+
+
+@pytest.fixture(autouse=True)
+def bgpy_home(_session_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the test its own BGPY_HOME and fail it for whatever it leaves behind."""
+    threads, descriptors, children = set(threading.enumerate()), _descriptors(), _children()
+    yield from _private_home(tmp_path_factory.mktemp("home"))
+    leaks = _leaked_threads(threads) + _leaked_children(children) + _leaked_descriptors(descriptors)
+    if leaks:
+        pytest.fail("The test left behind: " + "; ".join(leaks), pytrace=False)
+
+
+def _private_home(home: Path) -> Iterator[Path]:
+    """Point the package at `home` and no token; afterwards put the environment back and end the servers recorded there."""
+    before = dict(os.environ)
+    os.environ.pop("BGPY_TOKEN", None)
+    os.environ["BGPY_HOME"] = str(home)
+    for name in ("STATE", "CONFIG", "DATA", "CACHE"):
+        os.environ[f"XDG_{name}_HOME"] = str(home / name.lower())
+    yield home
+    os.environ["BGPY_HOME"] = str(home)
+    servers = _end_recorded_servers(home)
+    os.environ.clear()
+    os.environ.update(before)
+    if servers:
+        pytest.fail("Servers still ran: " + "; ".join(servers), pytrace=False)
+
+
+def _end_recorded_servers(home: Path) -> list[str]:
+    """Kill the servers that are recorded as running under `home` and say which."""
+    if not any(home.iterdir()):
+        return []
+    from bgpy.records import Registry
+    from bgpy.system import kill_process
+
+    running = list(Registry().running())
+    for record in running:
+        # A server that runs in this very process is a leaked thread, which is reported as such.
+        if record.pid != os.getpid():
+            kill_process(record.pid, record.start_time)
+    return [f"{record.name or f'port {record.port}'} (process {record.pid})" for record in running]
+
+
+def _leaked_threads(before: set[threading.Thread]) -> list[str]:
+    deadline = time.monotonic() + GRACE
+    leaks = []
+    for thread in set(threading.enumerate()) - before:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            leaks.append(f"thread {thread.name}")
+    return leaks
+
+
+def _children() -> set[int]:
+    """Return the children of this process, zombies included, where the system tells (Linux)."""
+    found: set[int] = set()
+    for thread in _listing("/proc/self/task"):
+        try:
+            found.update(map(int, Path(f"/proc/self/task/{thread}/children").read_text().split()))
+        except FileNotFoundError:
+            continue  # that thread has ended since; its children went to another
+    return found
+
+
+def _leaked_children(before: set[int]) -> list[str]:
+    """Name, kill and reap the children that the test did not wait for."""
+    leaks = []
+    for pid in _children() - before - _resource_tracker("_pid"):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        leaks.append(f"child process {pid} ({command or 'ended, but nobody waited for it'})")
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return leaks
+
+
+def _descriptors() -> dict[int, str]:
+    """Return what each open descriptor points to, where the system tells (Linux)."""
+    found = {}
+    for name in _listing("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the descriptor of the listing itself
+    return found
+
+
+def _leaked_descriptors(before: dict[int, str]) -> list[str]:
+    leaks = set(_descriptors().items()) - set(before.items())
+    if leaks:
+        # A socket in a reference cycle is closed here, and its ResourceWarning fails the test with a better reason than ours.
+        gc.collect()
+        leaks = set(_descriptors().items()) - set(before.items())
+    ours = _resource_tracker("_fd")
+    return [f"descriptor {number} ({target})" for number, target in sorted(leaks) if number not in ours]
+
+
+def _resource_tracker(field: str) -> set[int]:
+    """Return the process or descriptor that multiprocessing keeps, once used, until this process ends."""
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    value = getattr(module._resource_tracker, field) if module else None
+    return set() if value is None else {value}
+
+
+def _listing(folder: str) -> list[str]:
+    return os.listdir(folder) if os.path.isdir(folder) else []

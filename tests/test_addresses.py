@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from bgpy.addresses import address_bytes, all_loopback, fold_address, is_loopback, is_wildcard, resolve_addresses
+from bgpy.errors import ConnectError
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1", "::ffff:7f01:203", "::1%lo"])
+def test_loopback_addresses_are_loopback(address: str) -> None:
+    assert is_loopback(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("128.0.0.1", "126.255.255.255", "0.0.0.0", "::ffff:128.0.0.1"),
+        *("::", "::2", "::127.0.0.1", "::fffe:127.0.0.1", "64:ff9b::127.0.0.1", "fe80::1%eth0"),
+        *("localhost", "", "127.1", "0x7f.0.0.1"),
+    ],
+)
+def test_everything_else_is_not_loopback(address: str) -> None:
+    assert not is_loopback(address)
+
+
+def test_mapped_addresses_fold_to_ipv4() -> None:
+    assert fold_address("::ffff:10.0.0.7") == fold_address("10.0.0.7") == "10.0.0.7"
+    assert fold_address("0:0:0:0:0:0:0:1") == fold_address("::1%lo") == "::1"
+    with pytest.raises(ValueError, match="no numeric address"):
+        fold_address("localhost")
+
+
+def test_bytes_of_names_are_none() -> None:
+    assert address_bytes("127.0.0.1") == b"\x7f\0\0\1"
+    assert address_bytes("example") is None
+
+
+def test_wildcards() -> None:
+    assert is_wildcard("0.0.0.0")
+    assert is_wildcard("::")
+    assert not is_wildcard("127.0.0.1")
+    assert not is_wildcard("localhost")
+
+
+def test_one_outside_address_among_many_is_not_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name in a hosts file may mean both the loopback and an outside address."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("127.0.0.1", "10.0.0.1", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+    addresses = resolve_addresses("mixed", 80)
+    assert addresses == [(socket.AF_INET, ("127.0.0.1", 80)), (socket.AF_INET, ("10.0.0.1", 80))]
+    assert not all_loopback(addresses)
+    assert all_loopback(addresses[:1])
+    assert not all_loopback([])
+
+
+def test_numeric_hosts_resolve_to_themselves() -> None:
+    assert resolve_addresses("127.0.0.1", 80) == [(socket.AF_INET, ("127.0.0.1", 80))]
+    assert all(is_wildcard(address[0]) for _, address in resolve_addresses("", 80))
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
+def test_impossible_hosts_are_connect_errors(host: str) -> None:
+    with pytest.raises(ConnectError) as caught:
+        resolve_addresses(host, 80)
+    assert caught.value.address == f"{host}:80"
+
+
+def test_unknown_hosts_are_connect_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> object:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(ConnectError, match="Name or service not known"):
+        resolve_addresses("nowhere", 1)
