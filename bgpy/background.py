@@ -111,6 +111,11 @@ def launch(config: dict[str, Any], *, log_file: str | None = None, timeout: floa
     return Ready(message["pid"], message["host"], message["port"], message["id"], log_path)
 
 
+def named_log(name: str) -> str:
+    """Tell where a background server of that name logs, unless it was told otherwise."""
+    return os.path.join(user_state_dir(), "logs", f"{name}.log")
+
+
 class _Start:
     """A child between its start and its first answer. For one thread."""
 
@@ -171,7 +176,7 @@ def _open_log(log_file: str | None, name: str | None) -> tuple[str, int]:
             return path, os.open(path, flags, 0o600)
         folder = private_folder(os.path.join(private_folder(user_state_dir()), "logs"))
         if name is not None:
-            path = os.path.join(folder, f"{name}.log")
+            path = named_log(name)
             return path, open_private(path, flags)
         path = os.path.join(folder, time.strftime(f"+%Y%m%d-%H%M%S-{os.urandom(4).hex()}.log", time.gmtime()))
         fd = open_private(path, flags)

@@ -6,19 +6,12 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from bgpy.errors import (
-    BgpyError,
-    OwnServerError,
-    RequestTimeoutError,
-    SerializationError,
-    ServerEndingError,
-    ServerNotFoundError,
-)
+from bgpy.calling import Caller, Wait
+from bgpy.errors import BgpyError, SerializationError, ServerEndingError
 from bgpy.pool import LanePool, PoolLane
 from bgpy.protocol.calls import (
     STATUS_LANE,
@@ -35,49 +28,18 @@ from bgpy.protocol.calls import (
 )
 from bgpy.protocol.exchange import BrokenConnection, Deliver, Exchange, Open, Receive, Transmit
 from bgpy.protocol.frames import FLAG_MORE, Frame
-from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
+from bgpy.protocol.handshake import Opening
 from bgpy.protocol.messages import MessageType
 from bgpy.protocol.states import State
-from bgpy.sockets import DEFAULT_MAX_MESSAGE_SIZE, Connection, Dialer, held_instances
-from bgpy.system import machine_identity
-from bgpy.tls import Tls, choose_context
-from bgpy.token import find_token
+from bgpy.sockets import Connection
 
 if TYPE_CHECKING:
-    import logging
-    import ssl
     from concurrent.futures import Future
 
 Lane = PoolLane[Connection]
 
-#: Seconds that tasks of the server get to end, unless `terminate` is told otherwise; the exit task gets as many.
-GRACE = 10.0
-#: Seconds on top of both, for the way and for the server's own watchdog.
-_GRACE_MARGIN = 5.0
 
-
-class Wait:
-    """How long a call may take: an instant that can be moved on."""
-
-    __slots__ = ("deadline", "timeout")
-
-    def __init__(self, timeout: float | None) -> None:
-        self.timeout = timeout
-        self.deadline: float | None = None
-        self.renew()
-
-    def renew(self) -> None:
-        """Start counting anew."""
-        if self.timeout is not None:
-            self.deadline = time.monotonic() + self.timeout
-
-    @property
-    def left(self) -> float | None:
-        """Seconds left, None for no limit."""
-        return None if self.deadline is None else self.deadline - time.monotonic()
-
-
-class Client:
+class Client(Caller):
     """
     Talk to a server with dicts of Python objects. Safe from many threads, and in forked children.
 
@@ -103,43 +65,13 @@ class Client:
         Most bytes of one message, in either direction.
     """
 
-    def __init__(
-        self,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        token: str | None = None,
-        log_level: str | int | None = None,
-        log_file: str | None = None,
-        timeout: float | None = None,
-        connect_timeout: float = 10,
-        ssl_context: ssl.SSLContext | None = None,
-        tls: Tls = None,
-        max_connections: int = 64,
-        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
-    ) -> None:
-        self.host = host
-        self.port = port
-        self.timeout = timeout
-        token = find_token(token)
-        context = choose_context(tls, ssl_context, token, server=False)
-        self._dialer = Dialer(host, port, token, context, tls == "token", max_message_size, machine_identity())
-        self._connect_timeout = connect_timeout
-        self._max_connections = max_connections
-        self._log_handler = _open_log(log_level, log_file)
-        #: The server that this client belongs to, where it was found by name: any other is refused.
-        self._instance = ZERO_ID
-        self._begin()
-
     def _begin(self) -> None:
         # Anew in a forked child: two processes that share lanes would claim each other's numbers.
+        super()._begin()
         self._pid = os.getpid()
-        self._id = os.urandom(16)
         self._pool: LanePool[Connection] = LanePool(self._max_connections)
         self._status_lane: Lane = PoolLane(STATUS_LANE)
         self._status_lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"Client({self.host!r}, {self.port})"
 
     def __enter__(self) -> Client:
         return self
@@ -331,7 +263,7 @@ class Client:
             Also all that `execute` raises.
         """
         call = exit_call(exit_args, await_response, timeout)
-        wait = Wait(2 * (GRACE if timeout is None else timeout) + _GRACE_MARGIN)
+        wait = self._wait_for_exit(timeout)
         lane = self._take(wait)
         try:
             frame = next(self._exchange(lane, call, wait))
@@ -345,12 +277,7 @@ class Client:
         self._pool.close()
         with self._status_lock:
             self._status_lane.drop()
-        if self._log_handler is not None:
-            _log().removeHandler(self._log_handler)
-            self._log_handler.close()
-
-    def _wait(self, timeout: float | None) -> Wait:
-        return Wait(self.timeout if timeout is None else timeout)
+        self._close_log()
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -432,8 +359,7 @@ class Client:
                 if isinstance(error, BgpyError):
                     raise
                 lane.drop()  # the late answer meets nobody; the lane's next request settles the number
-                assert wait.timeout is not None
-                raise RequestTimeoutError(wait.timeout, f"the answer of {self._dialer.address}", None if exchange.begun else False) from None
+                raise self._too_late(wait, exchange) from None
             except (BrokenConnection, BgpyError) as error:
                 lane.drop()
                 instruction = steps.throw(error)
@@ -450,15 +376,8 @@ class Client:
             connection = self._drain(lane, wait)
         if connection is None or instruction.resume or not connection.wire.quiet():
             lane.drop()
-            hello = ClientHello(self._id, lane.index, instruction.resume, instruction.instance if instruction.resume else self._instance)
-            timeout = self._connect_timeout if wait.left is None else min(self._connect_timeout, max(wait.left, 0))
-            connection = lane.connection = self._dialer.dial(hello, timeout)
-        opening = connection.opening
-        if kind is not MessageType.STATUS and opening.instance in held_instances.get():
-            raise OwnServerError(self._dialer.address)
-        if not instruction.resume and opening.admission is not Admission.OK:
-            raise ServerNotFoundError(self._dialer.address)
-        return opening
+            connection = lane.connection = self._dialer.dial(self._hello(lane.index, instruction), self._time_to_open(wait))
+        return self._check_opening(connection.opening, instruction, kind)
 
     def _drain(self, lane: Lane, wait: Wait) -> Connection | None:
         """Read the end of the lane's last request, which nobody waits for; None where its connection has broken."""
@@ -471,24 +390,3 @@ class Client:
             return None
         lane.draining = False
         return connection
-
-
-def _open_log(level: str | int | None, path: str | None) -> logging.Handler | None:
-    if level is None and path is None:
-        return None
-    import logging
-
-    if level is not None:
-        _log().setLevel(level)
-    if path is None:
-        return None
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    _log().addHandler(handler)
-    return handler
-
-
-def _log() -> logging.Logger:
-    import logging
-
-    return logging.getLogger("bgpy.client")

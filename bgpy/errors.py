@@ -124,7 +124,7 @@ class AuthenticationError(BgpyError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"No proof of the token between here and {self.address}: {self.reason}. Use the token that the server was started with."
+        return f"No proof of the token with {self.address}: {self.reason}. Use the token that the server was started with."
 
 
 class TokenError(BgpyError):
@@ -179,9 +179,7 @@ class VersionMismatchError(ProtocolError):
         self.theirs = theirs
 
     def __str__(self) -> str:
-        return (
-            f"This side speaks protocol version {self.ours}, the other {self.theirs}. Install the same version of bgpy on both sides."
-        )
+        return f"This side speaks protocol version {self.ours}, the other {self.theirs}. Install the same bgpy on both sides."
 
 
 class MessageTooLargeError(ProtocolError):
@@ -195,7 +193,7 @@ class MessageTooLargeError(ProtocolError):
 
     def __str__(self) -> str:
         what = "The request ran, but its answer" if self.executed else "The message"
-        return f"{what} has {self.size:,} bytes and the limit is {self.limit:,}. Raise max_message_size on both sides, or send it in parts."
+        return f"{what} has {self.size:,} bytes, the limit is {self.limit:,}. Raise max_message_size on both sides."
 
 
 class SerializationError(BgpyError):
@@ -228,7 +226,7 @@ class PythonVersionError(SerializationError):
 
     def __str__(self) -> str:
         return (
-            f"Code sent by value needs the same minor version of Python on both sides: this is {self.ours}, the other side {self.theirs}. "
+            f"{self.reason}: this is {self.ours}, the other side {self.theirs}. "
             "Put the code in a module that both sides can import, or use the same Python."
         )
 
@@ -273,7 +271,7 @@ class InvalidResultError(BgpyError):
         self.type_name = type_name
 
     def __str__(self) -> str:
-        return f"{self.task} returned {self.type_name}, not a dict; the state is as before. Return the (changed) state from the task."
+        return f"{self.task} returned {self.type_name}, not a dict; the state is as before. Return the state from the task."
 
 
 class NoResponseError(BgpyError):
@@ -295,7 +293,7 @@ class AnswerLostError(BgpyError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"The request ran, but its answer is gone: {self.reason}. Ask the server for its state; do not send the request again."
+        return f"The request ran, but its answer is gone: {self.reason}. Look at the state; do not send the request again."
 
 
 class ResponseError(BgpyError):

@@ -47,21 +47,65 @@ class PoolLane(Generic[C]):
         return self.index < other.index
 
 
-class LanePool(Generic[C]):
+class Lanes(Generic[C]):
     """
-    Hand out lanes to threads. Thread-safe.
+    The lanes of one client, and which of them are free. Nothing blocks. Not thread-safe: `LanePool` is.
 
-    The first free lane serves. Where none is free a new one is made, up to `size`; then one whose last request is confirmed but not
-    ended is handed out, oldest first, for its taker to wait for that end; then threads wait for one to be given back.
+    The first free lane serves. Where none is free a new one is made, up to `size`; then one whose last request is confirmed but
+    not ended is handed out, oldest first, for its taker to wait for that end.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._changed = threading.Condition(threading.Lock())
+    def __init__(self, size: int, first: int = 0) -> None:
+        self.size = size
+        self._first = first
         self._free: list[PoolLane[C]] = []
         self._draining: deque[PoolLane[C]] = deque()
         self._all: list[PoolLane[C]] = []
         self._closed = False
+
+    def take_now(self) -> PoolLane[C] | None:
+        """Take a lane, None where all are in use; raises ClientClosedError."""
+        if self._closed:
+            raise ClientClosedError
+        if self._free:
+            return heapq.heappop(self._free)
+        if len(self._all) < self.size:
+            self._all.append(PoolLane(self._first + len(self._all)))
+            return self._all[-1]
+        return self._draining.popleft() if self._draining else None
+
+    def give_back(self, lane: PoolLane[C]) -> None:
+        """Give a lane back; one that drains goes to the end of those."""
+        if self._closed:
+            lane.drop()
+        elif lane.draining:
+            self._draining.append(lane)
+        else:
+            heapq.heappush(self._free, lane)
+
+    def oldest_draining(self) -> PoolLane[C] | None:
+        """Take the lane that has drained for longest, None where there is none: for who looks whether its end has come."""
+        return self._draining.popleft() if self._draining else None
+
+    def put_back(self, lane: PoolLane[C]) -> None:
+        """Undo `oldest_draining`."""
+        self._draining.appendleft(lane)
+
+    def close(self) -> None:
+        """Close all connections that are not in use; those that are close when they are given back."""
+        self._closed = True
+        for lane in (*self._free, *self._draining):
+            lane.drop()
+        self._free = []
+        self._draining.clear()
+
+
+class LanePool(Lanes[C]):
+    """Hand out lanes to threads: where all are in use, a thread waits for one to be given back. Thread-safe."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._changed = threading.Condition(threading.Lock())
 
     def take(self, timeout: float | None) -> PoolLane[C]:
         """
@@ -75,62 +119,45 @@ class LanePool(Generic[C]):
             The pool was closed.
         """
         with self._changed:
-            lane = self._take_now()
+            lane = self.take_now()
             if lane is not None:
                 return lane
             deadline = None if timeout is None else time.monotonic() + timeout
             while lane is None:
-                if not self._changed.wait(None if deadline is None else deadline - time.monotonic()):
+                in_time = self._changed.wait(None if deadline is None else deadline - time.monotonic())
+                # Also when it is late: a lane may have come for this thread, and nobody else was told.
+                lane = self.take_now()
+                if lane is None and not in_time:
                     assert timeout is not None
-                    raise RequestTimeoutError(timeout, f"one of {self._size} connections to come free", False)
-                lane = self._take_now()
+                    raise RequestTimeoutError(timeout, f"one of {self.size} connections to come free", False)
             return lane
 
     def give_back(self, lane: PoolLane[C]) -> None:
-        """Give a lane back; one that drains goes to the end of those."""
+        """Give a lane back, and wake one thread that waits for it."""
         with self._changed:
-            if self._closed:
-                lane.drop()
-            elif lane.draining:
-                self._draining.append(lane)
-            else:
-                heapq.heappush(self._free, lane)
+            super().give_back(lane)
             self._changed.notify()
 
     def oldest_draining(self) -> PoolLane[C] | None:
-        """Take the lane that has drained for longest, None where there is none: for who looks whether its end has come."""
+        """See `Lanes`."""
         if not self._draining:
             return None
         with self._changed:
-            return self._draining.popleft() if self._draining else None
+            return super().oldest_draining()
 
     def put_back(self, lane: PoolLane[C]) -> None:
-        """Undo `oldest_draining`."""
+        """See `Lanes`."""
         with self._changed:
-            self._draining.appendleft(lane)
+            super().put_back(lane)
             self._changed.notify()
 
     def close(self) -> None:
-        """Close all connections that are not in use; those that are close when they are given back."""
+        """See `Lanes`; who waits for a lane gets ClientClosedError."""
         with self._changed:
-            self._closed = True
-            for lane in (*self._free, *self._draining):
-                lane.drop()
-            self._free = []
-            self._draining.clear()
+            super().close()
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """Close every connection, in use or not, without any lock: for a forked child, where the threads that hold them are gone."""
+        """Close every connection, in use or not, without a lock: for a forked child, where the threads that hold it are gone."""
         for lane in self._all:
             lane.drop()
-
-    def _take_now(self) -> PoolLane[C] | None:
-        if self._closed:
-            raise ClientClosedError
-        if self._free:
-            return heapq.heappop(self._free)
-        if len(self._all) < self._size:
-            self._all.append(PoolLane(len(self._all)))
-            return self._all[-1]
-        return self._draining.popleft() if self._draining else None

@@ -36,7 +36,7 @@ class Server:
     log_level, log_file
         Of the ``bgpy`` loggers of a background server, and where its output goes; by default a file of its own.
     init_file, tasks
-        A Python file, or a module, a module's name or a `TaskSet`, to be initialised with at the start.
+        A Python file, or a module, a module's name, a `TaskSet` or its pickled message, to be initialised with at the start.
     ssl_context, tls
         A server-side context; or ``tls="token"`` (Python >= 3.13), or `bgpy.tls.Certificates`.
     max_message_size
@@ -55,7 +55,7 @@ class Server:
         log_level: str | int = "INFO",
         log_file: str | None = None,
         init_file: str | None = None,
-        tasks: TaskSet | ModuleType | str | None = None,
+        tasks: TaskSet | ModuleType | str | bytes | None = None,
         ssl_context: ssl.SSLContext | None = None,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         insecure: bool = False,
@@ -73,7 +73,7 @@ class Server:
         self._token = token
         self._log_level = log_level
         self._init_file = init_file
-        self._tasks = tasks if tasks is None or isinstance(tasks, str) else TaskSet.of(tasks)
+        self._tasks = tasks if tasks is None or isinstance(tasks, (str, bytes)) else TaskSet.of(tasks)
         self._ssl_context = ssl_context
         self._max_message_size = max_message_size
         self._insecure = insecure
@@ -83,11 +83,16 @@ class Server:
         name = f", name={self.name!r}" if self.name else ""
         return f"Server({self.host!r}, {self.port}{name})"
 
-    def run(self) -> int:
+    def run(self, ready: Callable[[], object] | None = None) -> int:
         """
         Serve in this process until `Client.terminate`, SIGTERM or SIGINT; blocks.
 
         In the main thread it handles these signals while it serves, and ends the process by force when tasks do not end in time.
+
+        Parameters
+        ----------
+        ready
+            Called once the server accepts connections and its init task is done; `port` is known then.
 
         Returns
         -------
@@ -105,7 +110,7 @@ class Server:
         Exception
             What the init file, the tasks' module or the init task raises.
         """
-        return self._serve(self._settings(), None)
+        return self._serve(self._settings(), None if ready is None else lambda address: ready(), detached=False)
 
     def run_background(self, timeout: float = 30) -> None:
         """
@@ -121,7 +126,7 @@ class Server:
         Raises
         ------
         ServerStartError
-            It did not start, for the reason and traceback that it gives; nothing is left running. NameTakenError: the name is taken.
+            It did not start, for the reason and traceback that it gives; nothing is left running. NameTakenError: the name is.
         TokenError, TlsError
             As in `run`.
         SerializationError
@@ -168,15 +173,16 @@ class Server:
             loopback=loopback,
         )
 
-    def _serve(self, settings: Settings, ready: Callable[[dict[str, Any]], None] | None) -> int:
+    def _serve(self, settings: Settings, ready: Callable[[dict[str, Any]], object] | None, *, detached: bool) -> int:
         forget_environment_token()
-        running = Running(settings, detached=ready is not None)
+        running = Running(settings, detached=detached)
         try:
             running.start()
             self.port = running.port
             self.pid = os.getpid()
             if ready is not None:
                 ready({"pid": self.pid, "host": self.host, "port": self.port, "id": running.instance.hex()})
+            if detached:
                 _configure_logging(settings.log_level)
             return running.serve()
         finally:
@@ -200,7 +206,7 @@ def serve_detached(config: dict[str, Any], ready: Callable[[dict[str, Any]], Non
         As from `Server.run`.
     """
     settings = Settings(**config)
-    return Server(settings.host, settings.port, name=settings.name)._serve(settings, ready)
+    return Server(settings.host, settings.port, name=settings.name)._serve(settings, ready, detached=True)
 
 
 def _configure_logging(level: str | int) -> None:

@@ -133,7 +133,9 @@ class Connection:
         except OSError as error:
             raise BrokenConnection(error.strerror or str(error)) from error
         if not count:
-            raise BrokenConnection("the other side closed the connection within a frame" if within else "the other side closed the connection")
+            raise BrokenConnection(
+                "the other side closed the connection within a frame" if within else "the other side closed the connection"
+            )
         reader.advance(count)
 
     def wait_for_end(self, deadline: float) -> bool:
@@ -216,7 +218,14 @@ class Dialer:
     """
 
     def __init__(
-        self, host: str, port: int, token: str, context: ssl.SSLContext | None, tls_by_token: bool, max_size: int, machine: bytes | None
+        self,
+        host: str,
+        port: int,
+        token: str,
+        context: ssl.SSLContext | None,
+        tls_by_token: bool,
+        max_size: int,
+        machine: bytes | None,
     ) -> None:
         self.host = host
         self.port = port
@@ -382,7 +391,7 @@ class ClientSocket:
 
     def respond(self, response: dict[str, object], *, more: bool = False) -> None:
         """
-        Send a response to the client that waits for it; blocks while the client takes it. A client that does not wait gets nothing.
+        Send a response to the client that waits for it; blocks while the client takes it. Who does not wait gets nothing.
 
         Parameters
         ----------
@@ -445,5 +454,3 @@ def respond(client_socket: ClientSocket, response: dict[str, object], more: bool
 def format_address(host: str, port: int) -> str:
     """Write an address for people: ``host:port``, with brackets around IPv6."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-

@@ -1,8 +1,8 @@
 """
 TLS contexts from a token alone, and the choice between those and the user's own.
 
-On Python 3.13 and newer ``tls="token"`` makes TLS 1.3 with a pre-shared key and no certificate: the key is the "tls-psk" subkey of
-the token, never the token. The reasons for each setting: docs/security.rst, "TLS".
+On Python 3.13 and newer ``tls="token"`` makes TLS 1.3 with a pre-shared key and no certificate: the key is the "tls-psk" subkey
+of the token, never the token. The reasons for each setting: docs/security.rst, "TLS".
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """
 Bytes over a connected socket, plain or under TLS, with every wait bounded by the caller.
 
-A wire knows nothing of frames. Reads and writes may come from two threads at once; two writers may not (`sockets.Connection` sees to that).
+A wire knows nothing of frames. Reads and writes may come from two threads at once; two writers may not: an answer holds its own
+lock while it sends.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Wire(Protocol):
         """Read some bytes, at least one; 0 at the end of the stream. Raises TimeoutError and OSError."""
 
     def send(self, parts: Sequence[Buffer]) -> None:
-        """Send all parts; raises `BrokenConnection` with the bytes handed over, also after `PROGRESS_TIMEOUT` without progress."""
+        """Send all parts; raises `BrokenConnection` with the bytes handed over, also when none goes for `PROGRESS_TIMEOUT`."""
 
     def quiet(self) -> bool:
         """Return whether there is nothing to read now: no byte, no end, no error. Does not block."""
@@ -138,7 +139,7 @@ class TlsWire:
         while True:
             with self._lock:
                 try:
-                    return self.tls.read(len(memory), memory)  # type: ignore[arg-type]
+                    return int(self.tls.read(len(memory), memory))
                 except self._want_read:
                     pass  # more bytes are needed: fetched below, without the lock
                 except self._closed:

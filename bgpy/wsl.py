@@ -7,11 +7,10 @@ recorded machine can stand in for it. docs/wsl.rst walks through both directions
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from bgpy.errors import BgpyError, ServerNotFoundError, ServerStartError, WslError
+from bgpy.machine import Finished, Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,76 +64,6 @@ class Target(NamedTuple):
         return f"{self.side}:{self.distro}/{self.name}" if self.distro else f"{self.side}:{self.name}"
 
 
-class Finished(NamedTuple):
-    """Hold what a program left behind; `code` is None where it was killed because its time was up."""
-
-    code: int | None
-    stdout: bytes
-    stderr: bytes
-
-
-class Machine:
-    """Be the one way by which this module reads the machine and runs programs. Safe from several threads."""
-
-    def __init__(self) -> None:
-        self.platform = sys.platform
-        self.environ: Mapping[str, str] = os.environ
-
-    def read_text(self, path: str) -> str | None:
-        """Return the text of a small file, or None where it is missing or cannot be read."""
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                return file.read()
-        except OSError:
-            return None
-
-    def exists(self, path: str) -> bool:
-        """Return whether the path exists."""
-        return os.path.exists(path)
-
-    def newest(self, folder: str, ending: str) -> str | None:
-        """Return the path of the entry that was changed last among those with this ending, or None."""
-        try:
-            with os.scandir(folder) as entries:
-                found = [(entry.stat().st_mtime_ns, entry.path) for entry in entries if entry.name.endswith(ending)]
-        except OSError:
-            return None
-        return max(found)[1] if found else None
-
-    def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"", cwd: str | None = None, **env: str) -> Finished:
-        """
-        Run a program and return what it printed. Blocks for at most `timeout` seconds, then kills it.
-
-        `env` is added to this process's environment. Raises OSError where the program is missing or cannot be run.
-        """
-        import subprocess
-        import tempfile
-        import threading
-        import time
-
-        deadline = time.monotonic() + timeout
-        # Files instead of pipes: a grandchild that keeps a pipe open would hold us long after the program itself has ended.
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            # Without the flag a program without a console of its own flashes one (on Windows; elsewhere there is none).
-            flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)
-            environ = {**self.environ, **env}
-            pipe = subprocess.PIPE
-            with subprocess.Popen(argv, stdin=pipe, stdout=out, stderr=err, cwd=cwd, env=environ, creationflags=flags) as process:
-                # A timer and not communicate(timeout=): on Windows that does not bound the writing of a long stdin.
-                timer = threading.Timer(timeout, process.kill)
-                timer.start()
-                try:
-                    process.communicate(stdin)
-                finally:
-                    timer.cancel()
-                    timer.join()
-                    process.kill()
-            out.seek(0)
-            err.seek(0)
-            killed = process.returncode != 0 and time.monotonic() >= deadline
-            return Finished(None if killed else process.returncode, out.read(), err.read())
-
-
 def look_around(machine: Machine | None = None) -> Surroundings:
     """
     Find out on which side of WSL this process runs and how the two sides are joined.
@@ -164,7 +93,7 @@ def _networking(machine: Machine, prefix: tuple[str, ...] = (), timeout: float =
     except OSError:
         # No wslinfo: a WSL 2 older than the other modes.
         return "nat"
-    mode = _text(finished.stdout).strip().lower()
+    mode = finished.text.strip().lower()
     return mode if finished.code == 0 and mode in _MODES else None
 
 
@@ -255,7 +184,7 @@ def far_addresses(target: Target, bound: str, here: Surroundings, machine: Machi
                 finished = machine.run((*_wsl_argv(target.distro, machine), "hostname", "-I"), 30)
             except OSError:
                 return tuple(found)
-            found += [address for address in _text(finished.stdout).split() if finished.code == 0 and ":" not in address]
+            found += [address for address in finished.text.split() if finished.code == 0 and ":" not in address]
     elif not bound.startswith("127.") and bound not in ("::1", "localhost"):
         found.append(bound)
     return tuple(found)
@@ -366,7 +295,7 @@ def _ask(
     answer = _json_line(finished.stdout)
     if answer is not None:
         return _checked(answer, target)
-    said = _tail(finished)
+    said = finished.last_words
     if token := str(request.get("token") or ""):
         # The other side never prints the request, but a broken one might, and this text ends in logs.
         said = said.replace(token, "(token)")
@@ -392,7 +321,7 @@ def _run_far(argv: tuple[str, ...], here: Surroundings, machine: Machine, timeou
     finished = Finished(None, b"", b"")
     try:
         finished = machine.run(argv, timeout, stdin, cwd, **env)
-        said = "" if _json_line(finished.stdout) else _text(finished.stdout) + _text(finished.stderr)
+        said = "" if _json_line(finished.stdout) else finished.text + finished.error_text
     except OSError as exc:
         failure, said = exc, str(exc)
     if here.in_wsl and _interop_failed(said):
@@ -456,19 +385,6 @@ def _json_line(raw: bytes) -> dict[str, object] | None:
         if isinstance(answer, dict) and isinstance(answer.get("ok"), bool):
             return answer
     return None
-
-
-def _text(raw: bytes) -> str:
-    """Decode what a program of either side printed: UTF-8, or the UTF-16 of wsl.exe's own messages."""
-    if raw.startswith(b"\xff\xfe") or raw.count(0) > len(raw) // 4:
-        return raw.decode("utf-16-le", "replace").lstrip("\ufeff")
-    return raw.replace(b"\0", b"").decode("utf-8", "replace").lstrip("\ufeff")
-
-
-def _tail(finished: Finished) -> str:
-    """Return the last words of a program, stderr before stdout."""
-    said = _text(finished.stderr).strip() or _text(finished.stdout).strip()
-    return " | ".join(line.strip() for line in said.splitlines()[-5:] if line.strip())[-600:].rstrip(".") or "nothing"
 
 
 def firewall_command(here: Surroundings, port: int | None = None) -> str | None:
@@ -543,9 +459,9 @@ def _diagnose_windows(here: Surroundings, machine: Machine, port: int | None) ->
         finished = machine.run(listing, 30, WSL_UTF8="1")
     except OSError as exc:
         finished = Finished(1, b"", str(exc.strerror or exc).encode())
-    distros = [line.strip() for line in _text(finished.stdout).splitlines() if line.strip()]
+    distros = [line.strip() for line in finished.text.splitlines() if line.strip()]
     if finished.code != 0 or not distros:
-        return [f"Tried {' '.join(listing)}: {_tail(finished)}. Without WSL, wsl: names mean nothing here; all else works."]
+        return [f"Tried {' '.join(listing)}: {finished.last_words}. Without WSL, wsl: names mean nothing here; all else works."]
     mode = _networking(machine, wsl, timeout=30)
     addresses = other_side_candidates(here, far_addresses(Target("wsl", None, "doctor"), LOOPBACK, here, machine))
     lines = [
@@ -568,5 +484,5 @@ def _try_far_python(side: str, here: Surroundings, machine: Machine) -> str:
     except OSError as exc:
         return f"{tried} {exc.strerror or exc}. {_MISSING[side]}."
     if finished.code == 0:
-        return f"{tried} {_text(finished.stdout).strip() or 'it printed nothing'}."
-    return f"{tried} {'no answer within 30 s' if finished.code is None else _tail(finished)}. That Python must have bgpy."
+        return f"{tried} {finished.text.strip() or 'it printed nothing'}."
+    return f"{tried} {'no answer within 30 s' if finished.code is None else finished.last_words}. That Python must have bgpy."

@@ -163,7 +163,7 @@ PLATFORM_MODULES = {"_winapi", "ctypes", "fcntl", "msvcrt", "platform", "resourc
 def test_platform_branches_are_in_one_place(module: str) -> None:
     tree = TREES[module]
     machine = None
-    if module == "bgpy.wsl":
+    if module == "bgpy.machine":
         machine = next(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == "Machine")
     assert not list(platform_branches(tree, machine))
 

@@ -83,6 +83,7 @@ def die_with_a_fork(config, ready):
     os._exit(7)
 
 def hang(config, ready):
+    os.setsid()  # out of the group that the starter could end
     with open(config["report"], "w") as file:
         file.write(str(os.getpid()))
     print("hanging", flush=True)

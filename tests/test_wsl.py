@@ -14,7 +14,8 @@ import pytest
 
 from bgpy import wsl
 from bgpy.errors import AuthenticationError, ConnectError, ServerNotFoundError, ServerStartError, WslError
-from bgpy.wsl import Finished, Machine, Surroundings, Target
+from bgpy.machine import Finished, Machine
+from bgpy.wsl import Surroundings, Target
 
 WSL1 = (
     "Linux version 4.4.0-19041-Microsoft (Microsoft@Microsoft.com) (gcc version 5.4.0 (GCC) ) "
@@ -115,12 +116,12 @@ def wsl2_machine(mode: Finished | OSError | None = None, version: str = WSL2, ro
 # Which side and mode
 
 
-def test_importing_the_module_loads_no_other_module() -> None:
+def test_importing_the_module_loads_the_machine_and_no_other_module() -> None:
     code = """if True:
         import sys, typing, bgpy.errors
         before = set(sys.modules)
         import bgpy.wsl
-        print(sorted(set(sys.modules) - before - {"bgpy.wsl"}))
+        print(sorted(set(sys.modules) - before - {"bgpy.wsl", "bgpy.machine"}))
     """
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import NamedTuple
 
-from bgpy.errors import BgpyError, ConnectError, ConnectionLostError, MessageTooLargeError, PythonVersionError, RemoteProtocolError
+from bgpy.errors import (
+    BgpyError,
+    ConnectError,
+    ConnectionLostError,
+    MessageTooLargeError,
+    PythonVersionError,
+    RemoteProtocolError,
+)
 from bgpy.protocol.frames import FLAG_BY_VALUE, FLAG_MORE, Frame, frame_size
 from bgpy.protocol.handshake import ZERO_ID, Admission, Opening, own_python
 from bgpy.protocol.messages import Payload

@@ -26,7 +26,7 @@ def dump_failure(failure: BgpyError, exception: BaseException | None = None) -> 
     exception
         What the task raised; travels along where it can be pickled, in band and at most `MAX_EXCEPTION` bytes.
     """
-    message = {"error": type(failure).__name__, "fields": failure.args, "executed": failure.executed}
+    message: dict[str, object] = {"error": type(failure).__name__, "fields": failure.args, "executed": failure.executed}
     by_value = False
     if exception is not None:
         try:
@@ -42,7 +42,9 @@ def dump_failure(failure: BgpyError, exception: BaseException | None = None) -> 
 def load_failure(pickle: bytes | memoryview) -> BgpyError:
     """Return the error of an ERROR frame, with `__cause__` where the exception can be unpickled here."""
     message = load(pickle, [])
-    error = getattr(errors, str(message.get("error")), None) if isinstance(message, dict) else None
+    if not isinstance(message, dict):
+        raise RemoteProtocolError("The server sent an error that is no dict")
+    error = getattr(errors, str(message.get("error")), None)
     if not (isinstance(error, type) and issubclass(error, BgpyError)):
         raise RemoteProtocolError("The server sent an error that this version does not know")
     failure = error(*message["fields"])

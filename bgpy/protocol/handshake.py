@@ -1,8 +1,8 @@
 """
 The opening: both sides prove that they know the token before either unpickles a byte.
 
-Sans-I/O: each side is a generator that yields what to send and how many bytes it needs next, and returns an `Opening`. The messages
-have fixed sizes of at most 256 bytes. Every byte: docs/protocol.rst, "Opening"; the reasons: docs/security.rst.
+Sans-I/O: each side is a generator that yields what to send and how many bytes it needs next, and returns an `Opening`. The
+messages have fixed sizes of at most 256 bytes. Every byte: docs/protocol.rst, "Opening"; the reasons: docs/security.rst.
 """
 
 from __future__ import annotations
@@ -81,6 +81,9 @@ class Admission(enum.IntEnum):
     OK = 0
     LANE_UNKNOWN = 1
     OTHER_INSTANCE = 2
+
+
+_ADMISSIONS = frozenset(Admission)
 
 
 class View(NamedTuple):
@@ -182,7 +185,13 @@ def client_opening(terms: Terms, hello: ClientHello) -> Opener:
     own_nonce = os.urandom(32)
     flags = _flags(terms) | (_FLAG_RESUME if hello.resume else 0)
     body = _HELLO_CLIENT.pack(
-        _python_version(), hello.lane, own_nonce, hello.client_id, hello.wanted_instance, terms.max_message_size, _VIEW.pack(*terms.view)
+        _python_version(),
+        hello.lane,
+        own_nonce,
+        hello.client_id,
+        hello.wanted_instance,
+        terms.max_message_size,
+        _VIEW.pack(*terms.view),
     )
     hello_c = _PREAMBLE.pack(MAGIC, _KIND_HELLO_CLIENT, VERSION, VERSION, flags) + body
     hello_s = yield from _receive(hello_c, _KIND_HELLO_SERVER, terms)
@@ -196,8 +205,12 @@ def client_opening(terms: Terms, hello: ClientHello) -> Opener:
     proof_c = _PREAMBLE.pack(MAGIC, _KIND_PROOF_CLIENT, 0, 0, 0) + keys.prove(b"client", hello_c, hello_s)
     proof_s = yield from _receive(proof_c, _KIND_PROOF_SERVER, terms)
     status = proof_s[5:6]
-    if not hmac.compare_digest(keys.prove(b"server", hello_c, hello_s, proof_c, status), proof_s[_PREAMBLE.size :]):
+    # Whole, as the server compares ours: no byte of an opening is open to whoever sits in between.
+    expected = _PREAMBLE.pack(MAGIC, _KIND_PROOF_SERVER, status[0], 0, 0) + keys.prove(b"server", hello_c, hello_s, proof_c, status)
+    if not hmac.compare_digest(expected, proof_s):
         raise AuthenticationError(terms.address, "the server could not prove that it knows the token")
+    if status[0] not in _ADMISSIONS:
+        raise RemoteProtocolError(f"The server at {terms.address} sent the unknown admission {status[0]}")
     bare = _frames_go_bare(flags, server_flags, terms.view, View(*_VIEW.unpack(view)))
     to_server, to_client = (None, None) if bare else keys.directions(hello_c, hello_s, proof_c, proof_s)
     return Opening(hello, instance, Admission(status[0]), _python_text(python), peer_max, to_server, to_client)
@@ -318,7 +331,9 @@ def _refused(code: int, oldest: int, newest: int, terms: Terms) -> BgpyError:
 
 
 def _flags(terms: Terms) -> int:
-    return (_FLAG_TOKEN if terms.token else 0) | (_FLAG_SECURE if terms.secure else _FLAG_MAC if not terms.view.machine.strip(b"\0") else 0)
+    return (_FLAG_TOKEN if terms.token else 0) | (
+        _FLAG_SECURE if terms.secure else _FLAG_MAC if not terms.view.machine.strip(b"\0") else 0
+    )
 
 
 def _frames_go_bare(client_flags: int, server_flags: int, ours: View, theirs: View) -> bool:

@@ -11,7 +11,6 @@ for them. Files beside the modules do not travel.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -327,6 +326,8 @@ def _version(name: str, sources: dict[str, _Source], edges: dict[str, set[str]])
         if here in sources and here not in reached:
             reached.add(here)
             waiting.extend(edges[here])
+    import hashlib
+
     digest = hashlib.sha256()
     for here in sorted(reached):
         digest.update(f"{here} {_digest(sources[here].text or '')}\n".encode())
@@ -335,4 +336,6 @@ def _version(name: str, sources: dict[str, _Source], edges: dict[str, set[str]])
 
 @functools.lru_cache(maxsize=512)
 def _digest(source: str) -> str:
+    import hashlib
+
     return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()

@@ -2,9 +2,9 @@
 The states of one connection, as a table.
 
 Theory of operation: a connection opens with the messages of `bgpy.protocol.handshake`; no frame is legal before that. Then
-client and server take turns. The client sends one request; the server answers it with any number of frames that say MORE and one that does
-not; then it is the client's turn again. Whoever sends out of turn, or what is not in the table, has broken the protocol: a
-local error where it was about to be sent, a remote one where it was received.
+client and server take turns. The client sends one request; the server answers it with any number of frames that say MORE and one
+that does not; then it is the client's turn again. Whoever sends out of turn, or what is not in the table, has broken the
+protocol: a local error where it was about to be sent, a remote one where it was received.
 
 docs/protocol.rst shows this table, and a test walks all of it.
 """
@@ -88,6 +88,8 @@ class ConnectionState:
         """Check a frame that came in; raises RemoteProtocolError."""
         following = self._received[self.state].get(kind)
         if following is None:
-            raise RemoteProtocolError(f"The other side sent a frame of kind {kind} to a {self.role.value} that is {self.state.value}")
+            raise RemoteProtocolError(
+                f"The other side sent a frame of kind {kind} to a {self.role.value} that is {self.state.value}"
+            )
         if not more:
             self.state = following

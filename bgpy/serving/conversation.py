@@ -140,5 +140,3 @@ class Conversation:
         self._connection.state.received(header.kind)
         if self._connection.send_frame(MessageType.ERROR, 0, header.part, header.number, dump_failure(refusal)):
             end_politely(self._connection.wire.sock)
-
-

@@ -48,7 +48,12 @@ class Ending:
     """
 
     def __init__(
-        self, service: Service, close_listener: Callable[[], None], stopped: Callable[[], None], stop: Callable[[int], None], watchdog: bool
+        self,
+        service: Service,
+        close_listener: Callable[[], None],
+        stopped: Callable[[], None],
+        stop: Callable[[int], None],
+        watchdog: bool,
     ) -> None:
         self._service = service
         self._close_listener = close_listener

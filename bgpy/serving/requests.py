@@ -49,7 +49,10 @@ class Request:
         self._answer = answer
         self.held = HeldAnswer() if hold else None
         self.client_socket = ClientSocket(
-            self.held or answer, opening, awaited=self.awaited, streamed=bool(frame.flags & FLAG_STREAM)  # type: ignore[arg-type]
+            self.held or answer,
+            opening,
+            awaited=self.awaited,
+            streamed=bool(frame.flags & FLAG_STREAM),  # type: ignore[arg-type]
         )
 
     @property

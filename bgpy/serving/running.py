@@ -80,6 +80,8 @@ class Running:
         self.instance = os.urandom(16)
         self._settings = settings
         self._detached = detached
+        # First: it may raise, and nothing is held yet.
+        context = choose_context(settings.tls, settings.ssl_context, settings.token, server=True)
         self._signals = _Signals() if threading.current_thread() is threading.main_thread() else None
         self._exit_code: int | None = None
         self._service = Service(self.instance)
@@ -91,7 +93,6 @@ class Running:
         except BaseException:
             self._release_record()
             raise
-        context = choose_context(settings.tls, settings.ssl_context, settings.token, server=True)
         self._reception = Reception(
             self._listener,
             Door(settings.token, context, settings.tls == "token", settings.max_message_size, self.instance, self.address),
@@ -216,7 +217,13 @@ class Running:
 
     def _report_status(self, request: Request) -> None:
         settings = self._settings
-        known = {"name": settings.name, "host": settings.host, "port": self.port, "log_file": settings.log_file, "version": __version__}
+        known = {
+            "name": settings.name,
+            "host": settings.host,
+            "port": self.port,
+            "log_file": settings.log_file,
+            "version": __version__,
+        }
         self._service.report_status(request, {**known, **self._reception.counts()})
 
     def _stop(self, exit_code: int) -> None:

@@ -228,7 +228,9 @@ class Service:
         import logging
 
         where = "after its response" if request.settled else "with a client waiting" if request.awaited else "with nobody waiting"
-        name = f"{type(exception).__name__}: {exception}" if not isinstance(exception, RemoteError) else exception.type_name
+        # Through `remote_error`: the text of an exception of the user may raise.
+        text = remote_error(exception).message if not isinstance(exception, RemoteError) else exception.type_name
+        name = f"{type(exception).__name__}: {text}"
         with self._counts:
             self._failed += 1
             self._failures.append({"time": time.time(), "request": request.kind.name, "where": where, "error": name[:1000]})

@@ -23,6 +23,7 @@ from bgpy.system.files import (
     private_folder,
     user_state_dir,
 )
+from bgpy.system.following import follow_file
 from bgpy.system.machine import anonymous_memory, boot_name, machine_identity, resident_memory
 from bgpy.system.processes import kill_process, process_alive, process_start_time, wait_for_end
 from bgpy.system.sockets import DONTWAIT, IOV_MAX, prepare_listener, prepare_socket, send_parts, wait_socket
@@ -35,6 +36,7 @@ __all__ = [
     "check_private_file",
     "close_locked",
     "end_spawned",
+    "follow_file",
     "kill_process",
     "lock_file",
     "machine_identity",

@@ -56,31 +56,14 @@ def write(folder: Path, name: str, text: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def travel(obj: Any) -> Any:
-    """Pickle an object and unpickle it here."""
-    payload = dump({"it": obj})
-    message: Any = load(payload.pickle, payload.buffers)
-    return message["it"]
-
-
 def forget(name: str) -> None:
     """Make this process the side that has never imported a module."""
     for loaded in [loaded for loaded in sys.modules if loaded == name or loaded.startswith(name + ".")]:
         del sys.modules[loaded]
 
 
-def ship(folder: Path, name: str, text: str, expression: str) -> Any:
-    """Pickle an object of a module, as the side that has its file, and forget that module."""
-    module = write(folder, name, text)
-    payload = dump({"it": eval(expression, vars(module))})
-    forget(name)
-    (folder / f"{name}.py").unlink()
-    importlib.invalidate_caches()
-    return payload
-
-
 def load_it(payload: Any) -> Any:
-    """Unpickle what `ship` pickled."""
+    """Unpickle a message and return the one thing in it."""
     message: Any = load(payload.pickle, payload.buffers)
     return message["it"]
 
@@ -180,6 +163,29 @@ def test_a_module_made_at_run_time_travels_by_value() -> None:
     assert payload.by_value
     message: Any = load(payload.pickle, payload.buffers)
     assert message["f"]().__name__ == "C"
+
+
+def test_a_parent_that_has_no_file_travels_as_an_empty_package(user_folder: Path) -> None:
+    """pytest puts such parents above test modules, and plug-in systems above plug-ins."""
+    parent = ModuleType("users_bare")
+    parent.__path__ = [str(user_folder)]
+    sys.modules["users_bare"] = parent
+    (user_folder / "child.py").write_text("def f(): return 1\n")
+    payload = dump({"it": importlib.import_module("users_bare.child").f})
+    assert [(m.name, m.source, m.is_package) for m in split(payload.pickle)[0]] == [
+        ("users_bare", None, True),
+        ("users_bare.child", "def f(): return 1\n", False),
+    ]
+    forget("users_bare")
+    (user_folder / "child.py").unlink()
+    assert load_it(payload)() == 1
+
+
+def test_a_shipped_module_is_shipped_on_wherever_it_lay_on_the_side_it_came_from(user_folder: Path) -> None:
+    here = Path(json.__file__).parent / "users_far.py"
+    ShippedModules.of_process().install([modules.Shipped("users_far", "1", "def f(): pass\n", False, str(here))])
+    [shipped], _ = split(dump({"it": importlib.import_module("users_far").f}).pickle)
+    assert shipped[2:] == ("def f(): pass\n", False, str(here))
 
 
 # Another interpreter
@@ -439,6 +445,7 @@ def test_a_replaced_submodule_is_no_longer_an_attribute_of_its_package(user_fold
     finder.install([package, modules.Shipped("users_pkg.sub", "1", "V = 1", False, "sub")])
     exec("from users_pkg import sub", names)
     assert names["sub"] is old
+    assert vars(sys.modules["users_pkg"])["sub"] is old
 
 
 def test_a_replaced_package_takes_its_shipped_submodules_with_it(user_folder: Path) -> None:

@@ -1,0 +1,140 @@
+"""
+What the blocking and the asyncio client share: their settings, how long a call may take, and what they make of an opening.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from bgpy.errors import OwnServerError, RequestTimeoutError, ServerNotFoundError
+from bgpy.protocol.exchange import Exchange, Open
+from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
+from bgpy.protocol.messages import MessageType
+from bgpy.sockets import DEFAULT_MAX_MESSAGE_SIZE, Dialer, held_instances
+from bgpy.system import machine_identity
+from bgpy.tls import Tls, choose_context
+from bgpy.token import find_token
+
+if TYPE_CHECKING:
+    import logging
+    import ssl
+
+#: Seconds that tasks of the server get to end, unless `terminate` is told otherwise; the exit task gets as many.
+GRACE = 10.0
+#: Seconds on top of both, for the way and for the server's own watchdog.
+_GRACE_MARGIN = 5.0
+
+
+class Wait:
+    """How long a call may take: an instant that can be moved on."""
+
+    __slots__ = ("deadline", "timeout")
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.deadline: float | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Start counting anew."""
+        if self.timeout is not None:
+            self.deadline = time.monotonic() + self.timeout
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left, None for no limit."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+
+class Caller:
+    """The ground of a client: all but its connections and its lanes."""
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        log_level: str | int | None = None,
+        log_file: str | None = None,
+        timeout: float | None = None,
+        connect_timeout: float = 10,
+        ssl_context: ssl.SSLContext | None = None,
+        tls: Tls = None,
+        max_connections: int = 64,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        _instance: bytes = ZERO_ID,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.timeout = timeout
+        token = find_token(token)
+        context = choose_context(tls, ssl_context, token, server=False)
+        self._dialer = Dialer(host, port, token, context, tls == "token", max_message_size, machine_identity())
+        self._connect_timeout = connect_timeout
+        self._max_connections = max_connections
+        self._log_handler = _open_log(log_level, log_file)
+        #: The server that this client belongs to, where it was found by name: any other is refused.
+        self._instance = _instance
+        self._begin()
+
+    def _begin(self) -> None:
+        """Become a client that the server has never seen."""
+        #: Names this client, in one process, to the server: its lanes' numbers are counted under it.
+        self._id = os.urandom(16)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.host!r}, {self.port})"
+
+    def _wait(self, timeout: float | None) -> Wait:
+        return Wait(self.timeout if timeout is None else timeout)
+
+    def _wait_for_exit(self, timeout: float | None) -> Wait:
+        """Return the time that `terminate` takes at most: the running tasks, then the exit task, then the way back."""
+        return Wait(2 * (GRACE if timeout is None else timeout) + _GRACE_MARGIN)
+
+    def _hello(self, lane: int, instruction: Open) -> ClientHello:
+        wanted = instruction.instance if instruction.resume else self._instance
+        return ClientHello(self._id, lane, instruction.resume, wanted)
+
+    def _time_to_open(self, wait: Wait) -> float:
+        return self._connect_timeout if wait.left is None else min(self._connect_timeout, max(wait.left, 0))
+
+    def _check_opening(self, opening: Opening, instruction: Open, kind: MessageType) -> Opening:
+        """Refuse a server that would wait for this very call, and one that is not ours. Raises OwnServerError, ServerNotFoundError."""
+        if kind is not MessageType.STATUS and opening.instance in held_instances.get():
+            raise OwnServerError(self._dialer.address)
+        if not instruction.resume and opening.admission is not Admission.OK:
+            raise ServerNotFoundError(self._dialer.address)
+        return opening
+
+    def _too_late(self, wait: Wait, exchange: Exchange) -> RequestTimeoutError:
+        assert wait.timeout is not None
+        return RequestTimeoutError(wait.timeout, f"the answer of {self._dialer.address}", None if exchange.begun else False)
+
+    def _close_log(self) -> None:
+        if self._log_handler is not None:
+            _log().removeHandler(self._log_handler)
+            self._log_handler.close()
+
+
+def _open_log(level: str | int | None, path: str | None) -> logging.Handler | None:
+    if level is None and path is None:
+        return None
+    import logging
+
+    if level is not None:
+        _log().setLevel(level)
+    if path is None:
+        return None
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    _log().addHandler(handler)
+    return handler
+
+
+def _log() -> logging.Logger:
+    import logging
+
+    return logging.getLogger("bgpy.client")
