@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bgpy.errors import OwnServerError, RequestTimeoutError, ServerNotFoundError
-from bgpy.protocol.exchange import Exchange, Open
+from bgpy.protocol.exchange import Open
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
 from bgpy.protocol.messages import MessageType
 from bgpy.sockets import DEFAULT_MAX_MESSAGE_SIZE, Dialer, held_instances
@@ -34,8 +34,7 @@ class Wait:
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
-        self.deadline: float | None = None
-        self.renew()
+        self.deadline = None if timeout is None else time.monotonic() + timeout
 
     def renew(self) -> None:
         """Start counting anew."""
@@ -46,6 +45,11 @@ class Wait:
     def left(self) -> float | None:
         """Seconds left, None for no limit."""
         return None if self.deadline is None else self.deadline - time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether no time is left."""
+        return self.deadline is not None and self.deadline <= time.monotonic()
 
 
 class Caller:
@@ -101,17 +105,17 @@ class Caller:
     def _time_to_open(self, wait: Wait) -> float:
         return self._connect_timeout if wait.left is None else min(self._connect_timeout, max(wait.left, 0))
 
-    def _check_opening(self, opening: Opening, instruction: Open, kind: MessageType) -> Opening:
-        """Refuse a server that would wait for this very call, and one that is not ours. Raises OwnServerError, ServerNotFoundError."""
-        if kind is not MessageType.STATUS and opening.instance in held_instances.get():
+    def _check_opening(self, opening: Opening, instruction: Open, kind: int) -> Opening:
+        """Refuse a server that would wait for this very call (OwnServerError), and one that is not ours (ServerNotFoundError)."""
+        if kind != MessageType.STATUS and opening.instance in held_instances.get():
             raise OwnServerError(self._dialer.address)
         if not instruction.resume and opening.admission is not Admission.OK:
             raise ServerNotFoundError(self._dialer.address)
         return opening
 
-    def _too_late(self, wait: Wait, exchange: Exchange) -> RequestTimeoutError:
+    def _too_late(self, wait: Wait, executed: bool | None) -> RequestTimeoutError:
         assert wait.timeout is not None
-        return RequestTimeoutError(wait.timeout, f"the answer of {self._dialer.address}", None if exchange.begun else False)
+        return RequestTimeoutError(wait.timeout, f"the answer of {self._dialer.address}", executed)
 
     def _close_log(self) -> None:
         if self._log_handler is not None:

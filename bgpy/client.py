@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from bgpy.calling import Caller, Wait
-from bgpy.errors import BgpyError, SerializationError, ServerEndingError
+from bgpy.errors import BgpyError, ConnectError, OwnServerError, ProtocolError, SerializationError, ServerEndingError
 from bgpy.pool import LanePool, PoolLane
 from bgpy.protocol.calls import (
     STATUS_LANE,
@@ -31,7 +31,7 @@ from bgpy.protocol.frames import FLAG_MORE, Frame
 from bgpy.protocol.handshake import Opening
 from bgpy.protocol.messages import MessageType
 from bgpy.protocol.states import State
-from bgpy.sockets import Connection
+from bgpy.sockets import Connection, held_instances
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -289,10 +289,10 @@ class Client(Caller):
         self._check_process()
         lane = self._pool.oldest_draining()
         if lane is not None:
-            if lane.connection is not None and not lane.connection.wire.quiet():
+            if lane.connection is not None and not lane.connection.quiet():
                 return lane  # its last request has ended: no need for one more connection
             self._pool.put_back(lane)
-        return self._pool.take(wait.left)
+        return self._pool.take(wait.timeout)
 
     def _give_back(self, lane: Lane, *, draining: bool) -> None:
         connection = lane.connection
@@ -307,10 +307,37 @@ class Client(Caller):
         lane = self._take(wait)
         draining = False
         try:
-            frame = next(self._exchange(lane, call, wait))
+            exchange = self._new_exchange(lane, call)
+            frame = self._at_once(lane, exchange, wait) or next(self._drive(lane, exchange, wait))
             draining = bool(frame.flags & FLAG_MORE)
         finally:
             self._give_back(lane, draining=draining)
+        return frame
+
+    def _new_exchange(self, lane: Lane, call: Call) -> Exchange:
+        return Exchange(self._dialer.address, lane.numbers, call.kind, call.flags, call.payload)
+
+    def _at_once(self, lane: Lane, exchange: Exchange, wait: Wait) -> Frame | None:
+        """Do the usual thing over a connection that lives, without the detour over instructions; None where there is more to it."""
+        connection = lane.connection
+        if connection is None or lane.draining or not connection.wire.quiet():
+            return None
+        if connection.opening.instance in held_instances.get():
+            raise OwnServerError(self._dialer.address)
+        exchange.begin(connection.opening)
+        try:
+            connection.transmit(exchange.kind, exchange.flags, 0, exchange.number, exchange.payload, wait.deadline)
+            exchange.whole = True
+            frame = connection.receive(wait.deadline)
+            exchange.accept(frame)
+        except BrokenConnection as broken:
+            lane.drop()
+            exchange.broken = broken
+            return None
+        except TimeoutError:
+            raise self._too_late(wait, None if exchange.whole else False) from None
+        except ProtocolError as error:
+            raise exchange.blame(error) from None
         return frame
 
     def _settle(self, future: Future[dict[str, Any]], call: Call, lane: Lane, frames: Iterator[Frame]) -> None:
@@ -338,8 +365,11 @@ class Client(Caller):
                 connection.state.closed()
 
     def _exchange(self, lane: Lane, call: Call, wait: Wait) -> Generator[Frame, None, None]:
-        """Carry out one call over a lane: drive the steps of `Exchange` with blocking connections, and yield the parts of the answer."""
-        exchange = Exchange(self._dialer.address, lane.numbers, call.kind, call.flags, call.payload)
+        """Carry out one call over a lane, and yield the parts of the answer."""
+        return self._drive(lane, self._new_exchange(lane, call), wait)
+
+    def _drive(self, lane: Lane, exchange: Exchange, wait: Wait) -> Generator[Frame, None, None]:
+        """Drive the steps of an exchange with blocking connections, and yield the parts of the answer."""
         steps = exchange.steps()
         instruction = next(steps)
         while True:
@@ -352,16 +382,18 @@ class Client(Caller):
                     yield instruction.frame
                 elif isinstance(instruction, Transmit):
                     assert lane.connection is not None
-                    lane.connection.transmit(*instruction)
+                    lane.connection.transmit(*instruction, deadline=wait.deadline)
                 else:
-                    reply = self._open(lane, instruction, call.kind, wait)
+                    reply = self._open(lane, instruction, exchange.kind, wait)
             except TimeoutError as error:
                 if isinstance(error, BgpyError):
                     raise
                 lane.drop()  # the late answer meets nobody; the lane's next request settles the number
-                raise self._too_late(wait, exchange) from None
+                raise self._too_late(wait, None if exchange.whole else False) from None
             except (BrokenConnection, BgpyError) as error:
                 lane.drop()
+                if exchange.begun and wait.over and isinstance(error, (BrokenConnection, ConnectError)):
+                    raise self._too_late(wait, None if exchange.whole else False) from error
                 instruction = steps.throw(error)
             else:
                 try:
@@ -369,7 +401,7 @@ class Client(Caller):
                 except StopIteration:
                     return
 
-    def _open(self, lane: Lane, instruction: Open, kind: MessageType, wait: Wait) -> Opening:
+    def _open(self, lane: Lane, instruction: Open, kind: int, wait: Wait) -> Opening:
         """See to it that the lane has an open connection: the one it has, if it is alive, or a new one."""
         connection = lane.connection
         if connection is not None and lane.draining:

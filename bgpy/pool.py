@@ -105,7 +105,9 @@ class LanePool(Lanes[C]):
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0
 
     def take(self, timeout: float | None) -> PoolLane[C]:
         """
@@ -118,31 +120,21 @@ class LanePool(Lanes[C]):
         ClientClosedError
             The pool was closed.
         """
-        with self._changed:
-            lane = self.take_now()
-            if lane is not None:
-                return lane
-            deadline = None if timeout is None else time.monotonic() + timeout
-            while lane is None:
-                in_time = self._changed.wait(None if deadline is None else deadline - time.monotonic())
-                # Also when it is late: a lane may have come for this thread, and nobody else was told.
-                lane = self.take_now()
-                if lane is None and not in_time:
-                    assert timeout is not None
-                    raise RequestTimeoutError(timeout, f"one of {self.size} connections to come free", False)
-            return lane
+        with self._lock:
+            return self.take_now() or self._wait_for_lane(timeout)
 
     def give_back(self, lane: PoolLane[C]) -> None:
         """Give a lane back, and wake one thread that waits for it."""
-        with self._changed:
+        with self._lock:
             super().give_back(lane)
-            self._changed.notify()
+            if self._waiting:
+                self._changed.notify()
 
     def oldest_draining(self) -> PoolLane[C] | None:
         """See `Lanes`."""
         if not self._draining:
             return None
-        with self._changed:
+        with self._lock:
             return super().oldest_draining()
 
     def put_back(self, lane: PoolLane[C]) -> None:
@@ -161,3 +153,19 @@ class LanePool(Lanes[C]):
         """Close every connection, in use or not, without a lock: for a forked child, where the threads that hold it are gone."""
         for lane in self._all:
             lane.drop()
+
+    def _wait_for_lane(self, timeout: float | None) -> PoolLane[C]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._waiting += 1
+        try:
+            while True:
+                in_time = self._changed.wait(None if deadline is None else deadline - time.monotonic())
+                # Also when it is late: a lane may have come for this thread, and nobody else was told.
+                lane = self.take_now()
+                if lane is not None:
+                    return lane
+                if not in_time:
+                    assert timeout is not None
+                    raise RequestTimeoutError(timeout, f"one of {self.size} connections to come free", False)
+        finally:
+            self._waiting -= 1

@@ -8,7 +8,7 @@ import contextvars
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bgpy.addresses import resolve_addresses
 from bgpy.errors import (
@@ -21,7 +21,7 @@ from bgpy.errors import (
     ResponseError,
 )
 from bgpy.protocol.exchange import BrokenConnection
-from bgpy.protocol.frames import FLAG_BY_VALUE, FLAG_MORE, Frame, FrameMac, FrameReader, Header, encode_frame, frame_size
+from bgpy.protocol.frames import FLAG_AWAIT, FLAG_BY_VALUE, FLAG_MORE, FLAG_STREAM, Frame, FrameMac, FrameReader, Header, encode_frame, frame_size
 from bgpy.protocol.handshake import ClientHello, Opener, Opening, Terms, client_opening, make_view, own_python
 from bgpy.protocol.messages import MessageType, Payload, dump
 from bgpy.protocol.states import ConnectionState, Role
@@ -31,8 +31,6 @@ from bgpy.wires import PROGRESS_TIMEOUT, PlainWire, TlsWire, Wire
 
 if TYPE_CHECKING:
     import ssl
-
-    from bgpy.protocol.lanes import Answer
 
 #: Most bytes of one message, pickle and buffers, unless the caller says otherwise.
 DEFAULT_MAX_MESSAGE_SIZE = 1 << 30
@@ -71,19 +69,23 @@ class Connection:
         """The header of the frame that was refused for its size."""
         return self._reader.announced
 
-    def transmit(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> None:
+    def transmit(
+        self, kind: int, flags: int, part: int, number: int, payload: Payload, deadline: float | None = None
+    ) -> None:
         """
         Send one frame; blocks while the other side takes no bytes, up to `PROGRESS_TIMEOUT` for each.
 
-        Raises `BrokenConnection` with the number of bytes handed over, and LocalProtocolError.
+        Raises `BrokenConnection` with the number of bytes handed over, LocalProtocolError, and TimeoutError at the monotonic
+        instant `deadline`: then the last byte has not been handed over, and the connection is of no more use.
         """
-        self.state.sending(kind, bool(flags & FLAG_MORE))
-        self.wire.send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac))
+        self.state.sending(kind, flags & FLAG_MORE)
+        self.wire.send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac), deadline)
 
     def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
         """Send one frame of an answer; False where the connection is broken, and then it is ended for good."""
         try:
-            self.transmit(kind, flags, part, number, payload)
+            self.state.sending(kind, flags & FLAG_MORE)
+            self.wire.send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac))
         except (BrokenConnection, LocalProtocolError):
             self.shut_down()
             return False
@@ -108,6 +110,8 @@ class Connection:
             What `FrameReader.next_frame` and the table of states raise.
         """
         reader = self._reader
+        if reader.idle:
+            self._read_first(deadline)
         while (frame := reader.next_frame()) is None:
             if reader.announced is None:
                 self._read(deadline)
@@ -115,14 +119,28 @@ class Connection:
             if announced is not None:
                 announced(reader.announced)
             reader.allocate()
-        self.state.received(frame.kind, bool(frame.flags & FLAG_MORE))
+        self.state.received(frame.kind, frame.flags & FLAG_MORE)
         return frame
 
-    def _read(self, deadline: float | None) -> None:
+    def _read_first(self, deadline: float | None) -> None:
+        """Wait for a frame to begin; a small one comes whole."""
         reader = self._reader
         timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-        within = not reader.idle
-        if within and (timeout is None or timeout > PROGRESS_TIMEOUT):
+        try:
+            count = self.wire.receive_into(reader.memory(), timeout)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise BrokenConnection(error.strerror or str(error)) from error
+        if not count:
+            raise BrokenConnection("the other side closed the connection")
+        reader.advance(count)
+
+    def _read(self, deadline: float | None) -> None:
+        """Read more of a frame that has begun."""
+        reader = self._reader
+        timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
+        if timeout is None or timeout > PROGRESS_TIMEOUT:
             timeout, deadline = PROGRESS_TIMEOUT, None
         try:
             count = self.wire.receive_into(reader.memory(), timeout)
@@ -133,10 +151,13 @@ class Connection:
         except OSError as error:
             raise BrokenConnection(error.strerror or str(error)) from error
         if not count:
-            raise BrokenConnection(
-                "the other side closed the connection within a frame" if within else "the other side closed the connection"
-            )
+            raise BrokenConnection("the other side closed the connection within a frame")
         reader.advance(count)
+
+    def quiet(self) -> bool:
+        """Return whether there is nothing to read now: no byte, no end, no error. Does not block."""
+        # Not the wire alone: the end of a request may have come in one piece with its confirmation.
+        return self._reader.idle and self.wire.quiet()
 
     def wait_for_end(self, deadline: float) -> bool:
         """Wait for the other side to close; blocks. Returns whether it did in time."""
@@ -271,8 +292,17 @@ class Dialer:
         except BaseException as error:
             sock.close()
             if isinstance(error, OSError) and not isinstance(error, BgpyError):
-                raise BrokenConnection(error.strerror or str(error)) from error
+                raise self._broken(error) from error
             raise
+
+    def _broken(self, error: OSError) -> AuthenticationError | BrokenConnection:
+        """Tell what TLS refuses, here or over there (then the first read tells), from a connection that is cut."""
+        if self.context is not None:
+            import ssl
+
+            if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+                return AuthenticationError(self.address, f"TLS failed: {error.reason or error}")
+        return BrokenConnection(error.strerror or str(error))
 
     def _connect(self, deadline: float, timeout: float) -> socket.socket:
         reasons: list[str] = []
@@ -297,14 +327,9 @@ class Dialer:
         raise ConnectError(self.address, "; ".join(dict.fromkeys(reasons)))
 
     def _wrap(self, sock: socket.socket, deadline: float) -> TlsWire:
-        import ssl
-
         assert self.context is not None
         wire = TlsWire(sock, self.context, server=False, host=self.host)
-        try:
-            wire.handshake(deadline)
-        except ssl.SSLError as error:
-            raise AuthenticationError(self.address, f"TLS failed: {error.reason or error}") from error
+        wire.handshake(deadline)
         if self.tls_by_token:
             check_token_tls(wire.tls, self.address)
         return wire
@@ -365,6 +390,17 @@ class ServerSocket:
         self.sock.close()
 
 
+class Outgoing(Protocol):
+    """Where a task's responses go: an `Answer`, or something that holds them back."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the client is there, as far as anybody knows."""
+
+    def send(self, kind: int, flags: int, payload: Payload) -> None:
+        """Take one part; raises LocalProtocolError after the last one."""
+
+
 class ClientSocket:
     """
     What a task gets of its client: a handle of one request, not of a connection. Any thread.
@@ -372,17 +408,24 @@ class ClientSocket:
     Not made by users. `respond` answers, `defer` lets the task return before somebody else answers.
     """
 
-    def __init__(self, answer: Answer | None, opening: Opening | None, *, awaited: bool, streamed: bool) -> None:
+    #: Seconds after which a deferred request expires; None while it is not deferred.
+    deferred: float | None = None
+    #: Whether the last response is out.
+    responded = False
+    #: How many responses went out with more=True.
+    parts = 0
+    #: The error that `respond` raised last, so that the server can tell it to the client as it is.
+    failure: BgpyError | None = None
+
+    def __init__(self, answer: Outgoing | None, opening: Opening | None, flags: int) -> None:
+        self.flags = flags
         self._answer = answer
         self._opening = opening
-        self.awaited = awaited
-        self.streamed = streamed
-        self.deferred: float | None = None
-        self.responded = False
-        #: The parts that went out with more=True.
-        self.parts = 0
-        #: The error that `respond` raised last, so that the server can tell it to the client as it is.
-        self.failure: BgpyError | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the client waits for a response."""
+        return bool(self.flags & FLAG_AWAIT)
 
     @property
     def connected(self) -> bool:
@@ -428,18 +471,19 @@ class ClientSocket:
             raise ResponseError(f"A response is a dict, not {type(response).__name__}")
         if self.responded:
             raise ResponseError("The last response to this request is out; pass more=True to all but the last")
-        if self._answer is None or self._opening is None or not self.awaited or (more and not self.streamed):
+        answer, opening = self._answer, self._opening
+        if answer is None or opening is None or not self.flags & (FLAG_STREAM if more else FLAG_AWAIT):
             self.responded = not more
             return
         payload = dump(response)
         size = frame_size(payload.pickle, payload.buffers)
-        if size > self._opening.peer_max_size:
-            raise MessageTooLargeError(size, self._opening.peer_max_size, True)
-        if payload.by_value and self._opening.peer_python != own_python():
-            raise PythonVersionError(own_python(), self._opening.peer_python)
+        if size > opening.peer_max_size:
+            raise MessageTooLargeError(size, opening.peer_max_size, True)
+        if payload.by_value and opening.peer_python != own_python():
+            raise PythonVersionError(own_python(), opening.peer_python)
         flags = FLAG_BY_VALUE if payload.by_value else 0
         try:
-            self._answer.send(MessageType.OK, flags | FLAG_MORE if more else flags, payload)
+            answer.send(MessageType.OK, flags | FLAG_MORE if more else flags, payload)
         except LocalProtocolError:
             raise ResponseError("The last response to this request is out, sent by another thread or its deadline") from None
         self.responded = not more

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from bgpy.protocol.exchange import BrokenConnection
-from bgpy.system import DONTWAIT, send_parts, wait_socket
+from bgpy.system import DONTWAIT, make_probe, send_parts, wait_socket
 
 if TYPE_CHECKING:
     import ssl
@@ -34,8 +34,12 @@ class Wire(Protocol):
     def receive_into(self, memory: memoryview, timeout: float | None) -> int:
         """Read some bytes, at least one; 0 at the end of the stream. Raises TimeoutError and OSError."""
 
-    def send(self, parts: Sequence[Buffer]) -> None:
-        """Send all parts; raises `BrokenConnection` with the bytes handed over, also when none goes for `PROGRESS_TIMEOUT`."""
+    def send(self, parts: Sequence[Buffer], deadline: float | None = None) -> None:
+        """
+        Send all parts until a monotonic instant.
+
+        Raises `BrokenConnection` with the bytes handed over, also when none goes for `PROGRESS_TIMEOUT`, and TimeoutError.
+        """
 
     def quiet(self) -> bool:
         """Return whether there is nothing to read now: no byte, no end, no error. Does not block."""
@@ -46,6 +50,7 @@ class PlainWire:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self._readable = make_probe(sock)
 
     def receive_into(self, memory: memoryview, timeout: float | None) -> int:
         """Read some bytes; see `Wire`."""
@@ -58,7 +63,7 @@ class PlainWire:
                 if not wait_socket(self.sock, timeout=timeout):
                     raise TimeoutError from None
 
-    def send(self, parts: Sequence[Buffer]) -> None:
+    def send(self, parts: Sequence[Buffer], deadline: float | None = None) -> None:
         """Send all parts; see `Wire`."""
         written = 0
         try:
@@ -69,13 +74,13 @@ class PlainWire:
                     written = 0
                 if written == len(parts[0]):
                     return
-            self._send_rest(parts, written)
-        except BrokenConnection:
+            self._send_rest(parts, written, deadline)
+        except (BrokenConnection, TimeoutError):
             raise
         except OSError as error:
             raise BrokenConnection(_reason(error), written) from error
 
-    def _send_rest(self, parts: Sequence[Buffer], written: int) -> None:
+    def _send_rest(self, parts: Sequence[Buffer], written: int, deadline: float | None) -> None:
         rest = [memoryview(part).cast("B") for part in parts if len(part)]
         skip = written
         total = written
@@ -91,12 +96,20 @@ class PlainWire:
             except OSError as error:
                 raise BrokenConnection(_reason(error), total) from error
             total += skip
-            if not skip and not wait_socket(self.sock, write=True, timeout=PROGRESS_TIMEOUT):
-                raise BrokenConnection(f"the other side took no byte for {PROGRESS_TIMEOUT:g} s", total)
+            if not skip:
+                self._wait_for_room(total, deadline)
+
+    def _wait_for_room(self, written: int, deadline: float | None) -> None:
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left < PROGRESS_TIMEOUT:
+            if not wait_socket(self.sock, write=True, timeout=left):
+                raise TimeoutError
+        elif not wait_socket(self.sock, write=True, timeout=PROGRESS_TIMEOUT):
+            raise BrokenConnection(f"the other side took no byte for {PROGRESS_TIMEOUT:g} s", written)
 
     def quiet(self) -> bool:
         """See `Wire`."""
-        return not wait_socket(self.sock, timeout=0)
+        return not self._readable()
 
 
 class TlsWire:
@@ -130,6 +143,9 @@ class TlsWire:
             except self._want_read:
                 self._flush()
                 self._feed(max(deadline - time.monotonic(), 0))
+            except OSError:
+                self._flush()  # the alert: it tells the other side why
+                raise
             else:
                 self._flush()
                 return
@@ -146,7 +162,7 @@ class TlsWire:
                     return 0
             self._feed(timeout)
 
-    def send(self, parts: Sequence[Buffer]) -> None:
+    def send(self, parts: Sequence[Buffer], deadline: float | None = None) -> None:
         """Send all parts; see `Wire`."""
         written = 0
         with self._send_lock:
@@ -162,7 +178,7 @@ class TlsWire:
                     # Counted first: a part of a record that left may carry bytes of the frame.
                     written += min(_TLS_CHUNK, view.nbytes - offset)
                     try:
-                        self._plain.send([data])
+                        self._plain.send([data], deadline)
                     except BrokenConnection as broken:
                         raise BrokenConnection(broken.reason, written) from broken
 

@@ -13,7 +13,7 @@ from typing import Any
 from bgpy.aio.connection import AsyncConnection, dial
 from bgpy.aio.waiting import LaneQueue
 from bgpy.calling import Caller, Wait
-from bgpy.errors import BgpyError, ProtocolError, RemoteProtocolError, SerializationError, ServerEndingError
+from bgpy.errors import BgpyError, ConnectError, ProtocolError, RemoteProtocolError, SerializationError, ServerEndingError
 from bgpy.pool import PoolLane
 from bgpy.protocol.calls import (
     STATUS_LANE,
@@ -31,7 +31,6 @@ from bgpy.protocol.calls import (
 from bgpy.protocol.exchange import BrokenConnection, Deliver, Exchange, Instruction, Open, Receive, Transmit
 from bgpy.protocol.frames import FLAG_MORE, Frame
 from bgpy.protocol.handshake import Opening
-from bgpy.protocol.messages import MessageType
 from bgpy.protocol.states import State
 
 Lane = PoolLane[AsyncConnection]
@@ -41,8 +40,8 @@ class AsyncClient(Caller):
     """
     Talk to a server with dicts of Python objects, from the coroutines of one event loop. Not thread-safe.
 
-    No connection is made before the first request, which also decides which event loop the client belongs to; used from another one it
-    raises RuntimeError. Cancelling a coroutine that waits here gives up its wait, not the request: that may still run.
+    No connection is made before the first request, which also decides which event loop the client belongs to; used from another
+    one it raises RuntimeError. Cancelling a coroutine that waits here gives up its wait, not the request: that may still run.
 
     Parameters
     ----------
@@ -156,11 +155,12 @@ class AsyncClient(Caller):
 
     async def close(self) -> None:
         """Close the connections that are not in use; those that are close after their request. Again is fine."""
+        self._check_loop()
         self._lanes.close()
         self._status_lanes.close()
         self._close_log()
         closing = [connection.ended for connection in self._connections if connection.state.state is State.CLOSED]
-        if closing and self._loop is asyncio.get_running_loop():
+        if closing:
             await asyncio.wait(closing)
 
     def _check_loop(self) -> None:
@@ -214,9 +214,9 @@ class AsyncClient(Caller):
 
     def _course(self, lane: Lane, call: Call, wait: Wait) -> _Course:
         exchange = Exchange(self._dialer.address, lane.numbers, call.kind, call.flags, call.payload)
-        return _Course(exchange, lane, wait, partial(self._open, lane, call.kind, wait), partial(self._too_late, wait, exchange))
+        return _Course(exchange, lane, wait, partial(self._open, lane, call.kind, wait), partial(self._too_late, wait))
 
-    async def _open(self, lane: Lane, kind: MessageType, wait: Wait, instruction: Open) -> Opening:
+    async def _open(self, lane: Lane, kind: int, wait: Wait, instruction: Open) -> Opening:
         """See to it that the lane has an open connection: the one it has, if it is alive, or a new one."""
         connection = lane.connection
         if connection is not None and lane.draining:
@@ -242,7 +242,7 @@ class _Course:
     open_lane
         Sees to it that the lane has an open connection.
     too_late
-        Makes the error for when the wait is over.
+        Makes the error for when the wait is over; is told what is known of the request.
     """
 
     def __init__(
@@ -251,8 +251,9 @@ class _Course:
         lane: Lane,
         wait: Wait,
         open_lane: Callable[[Open], Awaitable[Opening]],
-        too_late: Callable[[], BgpyError],
+        too_late: Callable[[bool | None], BgpyError],
     ) -> None:
+        self._exchange = exchange
         self._steps = exchange.steps()
         self._instruction: Instruction | None = next(self._steps)
         self._lane = lane
@@ -267,7 +268,7 @@ class _Course:
         return frame
 
     async def next(self) -> Frame | None:
-        """Return the next part of the answer, None after the last one. Raises what `Exchange.steps` raises, and RequestTimeoutError."""
+        """Return the next part of the answer, None after the last one; raises as `Exchange.steps`, and RequestTimeoutError."""
         while self._instruction is not None:
             try:
                 reply = await self._carry_out(self._instruction)
@@ -275,9 +276,11 @@ class _Course:
                 self._lane.drop()  # the late answer meets nobody; the lane's next request settles the number
                 if isinstance(error, BgpyError):
                     raise
-                raise self._too_late() from None
+                raise self._too_late(self._executed) from None
             except (BrokenConnection, BgpyError) as error:
                 self._lane.drop()
+                if self._exchange.begun and self._wait.over and isinstance(error, (BrokenConnection, ConnectError)):
+                    raise self._too_late(self._executed) from error
                 self._instruction = self._steps.throw(error)
                 continue
             try:
@@ -287,6 +290,10 @@ class _Course:
             if isinstance(self._instruction, Deliver):
                 return self._instruction.frame
         return None
+
+    @property
+    def _executed(self) -> bool | None:
+        return None if self._exchange.whole else False
 
     async def _carry_out(self, instruction: Instruction) -> Opening | Frame | None:
         if isinstance(instruction, Deliver):

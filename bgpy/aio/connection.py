@@ -5,6 +5,7 @@ The protocol driven over an asyncio transport: one connection, and how it is mad
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import deque
 from collections.abc import Iterator
@@ -47,6 +48,9 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self.state = ConnectionState(Role.CLIENT)
         self.ended: asyncio.Future[None] = loop.create_future()
         self._loop = loop
+        # The same, but where TLS lies between.
+        self._plain: asyncio.Transport
+        self._transport: asyncio.Transport
         self._max_size = max_size
         self._opener: Opener | None = None
         self._opening: Opening | None = None
@@ -91,14 +95,14 @@ class AsyncConnection(asyncio.BufferedProtocol):
         except ssl.SSLError as error:
             raise AuthenticationError(dialer.address, f"TLS failed: {error.reason or error}") from error
         assert transport is not None
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = transport
         if dialer.tls_by_token:
             check_token_tls(self._transport.get_extra_info("ssl_object"), dialer.address)
 
     async def open(self, dialer: Dialer, hello: ClientHello) -> None:
         """Prove the token to each other. Raises `BrokenConnection`, and what `client_opening` raises."""
-        addresses = (self._transport.get_extra_info(name) for name in ("sockname", "peername"))
-        self._opener = client_opening(dialer.terms(*addresses, dialer.secure), hello)
+        local, remote = self._transport.get_extra_info("sockname"), self._transport.get_extra_info("peername")
+        self._opener = client_opening(dialer.terms(local, remote, dialer.secure), hello)
         self._take_step(next(self._opener))
         while self._opening is None:
             await self._wait_for_news(None)
@@ -112,7 +116,12 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self.state.sending(kind, bool(flags & FLAG_MORE))
         deadline = None if timeout is None else self._loop.time() + timeout
         before = self._handed
+        first = True
         for piece in _pieces(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac)):
+            if not first:
+                # No wait: a peer that reads as fast as we write must not keep the loop from its other work.
+                await asyncio.sleep(0)  # noqa: TID251 - gives the loop one turn
+            first = False
             if not self._takes_more(before):
                 return
             self._write(piece)
@@ -407,7 +416,8 @@ async def _connect(dialer: Dialer) -> AsyncConnection:
             _, connection = await loop.create_connection(lambda: AsyncConnection(loop, dialer.max_size), sock=sock)
         except OSError as error:
             sock.close()
-            reasons.append(error.strerror or str(error))
+            # The loop's own text names the address once more, and not the reason.
+            reasons.append(os.strerror(error.errno) if error.errno else str(error))
         except BaseException:
             sock.close()
             raise

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from bgpy.errors import AlreadyInitializedError, RemoteProtocolError, SerializationError
+from bgpy.errors import AlreadyInitializedError, BgpyError, RemoteProtocolError, SerializationError
 from bgpy.protocol.failures import load_failure
 from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_STREAM, Frame
 from bgpy.protocol.messages import MessageType, Payload, dump, key_of_module, load
@@ -68,12 +68,17 @@ def read_answer(call: Call, frame: Frame) -> dict[str, Any] | None:
     Raises
     ------
     BgpyError
-        What the server answered, or SerializationError with `executed=True` where the answer cannot be unpickled here.
+        What the server answered; or SerializationError or RemoteProtocolError where that cannot be read here: `executed` is True,
+        and None where what cannot be read is an error.
     """
     if frame.kind == MessageType.END:
         return None
     if frame.kind == MessageType.ERROR:
-        failure = load_failure(frame.pickle)
+        try:
+            failure = load_failure(frame.pickle)
+        except BgpyError as unreadable:
+            unreadable.executed = None
+            raise
         if isinstance(failure, SerializationError) and failure.module is not None and failure.key is None:
             failure.key = key_of_module(call.message, failure.module)
         raise failure
@@ -83,7 +88,9 @@ def read_answer(call: Call, frame: Frame) -> dict[str, Any] | None:
         error.executed = True
         raise
     if not isinstance(message, dict):
-        raise RemoteProtocolError("The server sent a message that is no dict")
+        wrong = RemoteProtocolError("The server sent a message that is no dict")
+        wrong.executed = True
+        raise wrong
     return message
 
 

@@ -15,6 +15,7 @@ from bgpy.errors import (
     ConnectError,
     ConnectionLostError,
     MessageTooLargeError,
+    ProtocolError,
     PythonVersionError,
     RemoteProtocolError,
 )
@@ -91,22 +92,59 @@ class Exchange:
     """
     One request and its answer.
 
+    A client whose lane has a living connection may do the usual thing by itself: `begin`, send, note that it is `whole`, receive,
+    `accept`. Where that breaks it sets `broken` and drives `steps`, which go on from there; they can also do all of it.
+
     Attributes
     ----------
     begun
         Whether a byte of the request may have left. Until then the request certainly did not run.
+    whole
+        Whether the last byte was handed to the kernel at least once.
+    broken
+        What broke the connection that the request was begun on, until `steps` has taken it up.
     """
 
+    number = 0
+    begun = False
+    whole = False
+    broken: BrokenConnection | None = None
+    _instance = ZERO_ID
+    _have = 0
+    _openings = 0
+    _resumes = 0
+
     def __init__(self, address: str, numbers: LaneNumbers, kind: int, flags: int, payload: Payload) -> None:
-        self.begun = False
+        self.kind = kind
+        self.flags = flags | FLAG_BY_VALUE if payload.by_value else flags
+        self.payload = payload
         self._address = address
         self._numbers = numbers
-        self._kind = kind
-        self._flags = flags | (FLAG_BY_VALUE if payload.by_value else 0)
-        self._payload = payload
-        self._whole = False  # the last byte was handed to the kernel at least once
-        self._openings = 0
-        self._resumes = 0
+
+    def begin(self, opening: Opening) -> None:
+        """Take a number, for the server of this opening and no other. Raises MessageTooLargeError and PythonVersionError."""
+        payload = self.payload
+        size = frame_size(payload.pickle, payload.buffers)
+        if size > opening.peer_max_size:
+            raise MessageTooLargeError(size, opening.peer_max_size)
+        if payload.by_value and opening.peer_python != own_python():
+            raise PythonVersionError(own_python(), opening.peer_python)
+        self._instance = opening.instance
+        self.number = self._numbers.next()
+        self.begun = True
+
+    def blame(self, error: ProtocolError) -> ProtocolError:
+        """Have an error say what is known of the request: what came in place of its answer tells nothing."""
+        if self.whole:
+            error.executed = None
+        return error
+
+    def accept(self, frame: Frame) -> None:
+        """Check that a frame is the next part of the answer. Raises RemoteProtocolError."""
+        if frame.number != self.number or frame.part != self._have:
+            expected = f"part {self._have} of answer {self.number}"
+            raise RemoteProtocolError(f"Expected {expected}, got part {frame.part} of {frame.number}")
+        self._have += 1
 
     def steps(self) -> Generator[Instruction, Opening | Frame | None, None]:
         """
@@ -114,6 +152,8 @@ class Exchange:
 
         Raises
         ------
+        ConnectError
+            Every connection broke before a byte of the request had left.
         ConnectionLostError
             The request could not be taken up again; `executed` says what is known.
         MessageTooLargeError, PythonVersionError
@@ -121,47 +161,48 @@ class Exchange:
         RemoteProtocolError
             The server sent what no server sends.
         """
-        number = 0
-        have = 0
-        instance = ZERO_ID
         while True:
-            try:
-                if not number:
-                    opening = yield Open(False, ZERO_ID)
-                    assert isinstance(opening, Opening)
-                    self._check(opening)
-                    instance = opening.instance
-                    number = self._numbers.next()
-                self.begun = True
-                yield Transmit(self._kind, self._flags, have, number, self._payload)
-                self._whole = True
-                while True:
-                    frame = yield _RECEIVE
-                    assert isinstance(frame, Frame)
-                    if frame.number != number or frame.part != have:
-                        raise RemoteProtocolError(f"Expected part {have} of answer {number}, got {frame.part} of {frame.number}")
-                    have += 1
-                    yield Deliver(frame)
-                    if not frame.flags & FLAG_MORE:
-                        return
-            except BrokenConnection as broken:
-                if broken.written or self._whole or self._resumes:
-                    yield from self._resume(instance, broken)
-                else:
-                    # Not a byte has left: as if the connection had not been there. The number is not used again.
-                    number = 0
-                    self.begun = False
-                    self._openings += 1
-                    if self._openings > MAX_OPENINGS:
-                        raise ConnectError(self._address, broken.reason) from broken
+            broken, self.broken = self.broken, None
+            if broken is None:
+                try:
+                    yield from self._attempt()
+                    return
+                except BrokenConnection as again:
+                    broken = again
+                except ProtocolError as error:
+                    raise self.blame(error) from None
+            if broken.written or self.whole or self._resumes:
+                yield from self._resume(broken)
+                continue
+            # Not a byte has left: as if the connection had not been there. The number is not used again.
+            self.number = 0
+            self.begun = False
+            self._openings += 1
+            if self._openings > MAX_OPENINGS:
+                raise ConnectError(self._address, broken.reason) from broken
 
-    def _resume(self, instance: bytes, broken: BrokenConnection) -> Generator[Instruction, Opening | Frame | None, None]:
+    def _attempt(self) -> Generator[Instruction, Opening | Frame | None, None]:
+        if not self.number:
+            opening = yield Open(False, ZERO_ID)
+            assert isinstance(opening, Opening)
+            self.begin(opening)
+        yield Transmit(self.kind, self.flags, self._have, self.number, self.payload)
+        self.whole = True
+        while True:
+            frame = yield _RECEIVE
+            assert isinstance(frame, Frame)
+            self.accept(frame)
+            yield Deliver(frame)
+            if not frame.flags & FLAG_MORE:
+                return
+
+    def _resume(self, broken: BrokenConnection) -> Generator[Instruction, Opening | Frame | None, None]:
         while True:
             self._resumes += 1
             if self._resumes > MAX_RESUMES:
                 raise self._lost(f"{broken.reason}; taken up again {MAX_RESUMES} times in vain")
             try:
-                opening = yield Open(True, instance)
+                opening = yield Open(True, self._instance)
             except BrokenConnection as again:
                 broken = again
                 continue
@@ -175,11 +216,4 @@ class Exchange:
             )
 
     def _lost(self, reason: str) -> ConnectionLostError:
-        return ConnectionLostError(self._address, reason, None if self._whole else False)
-
-    def _check(self, opening: Opening) -> None:
-        size = frame_size(self._payload.pickle, self._payload.buffers)
-        if size > opening.peer_max_size:
-            raise MessageTooLargeError(size, opening.peer_max_size)
-        if self._payload.by_value and opening.peer_python != own_python():
-            raise PythonVersionError(own_python(), opening.peer_python)
+        return ConnectionLostError(self._address, reason, None if self.whole else False)

@@ -40,15 +40,25 @@ def dump_failure(failure: BgpyError, exception: BaseException | None = None) -> 
 
 
 def load_failure(pickle: bytes | memoryview) -> BgpyError:
-    """Return the error of an ERROR frame, with `__cause__` where the exception can be unpickled here."""
+    """
+    Return the error of an ERROR frame, with `__cause__` where the exception can be unpickled here.
+
+    Raises
+    ------
+    RemoteProtocolError, SerializationError
+        It is no error that this version knows.
+    """
     message = load(pickle, [])
     if not isinstance(message, dict):
         raise RemoteProtocolError("The server sent an error that is no dict")
     error = getattr(errors, str(message.get("error")), None)
     if not (isinstance(error, type) and issubclass(error, BgpyError)):
         raise RemoteProtocolError("The server sent an error that this version does not know")
-    failure = error(*message["fields"])
-    failure.executed = message["executed"]
+    try:
+        failure = error(*message["fields"])
+        failure.executed = message["executed"]
+    except (KeyError, TypeError) as unknown:
+        raise RemoteProtocolError(f"The server sent a {error.__name__} with other fields than this version knows") from unknown
     if "exception" in message:
         try:
             original = load(message["exception"], [])

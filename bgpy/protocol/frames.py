@@ -16,6 +16,7 @@ from bgpy.system import anonymous_memory
 
 #: kind, flags, number of buffers, part, request number, length of the pickle.
 HEADER = struct.Struct("!BBHIQQ")
+_HEADER_SIZE = HEADER.size
 _LENGTH = struct.Struct("!Q")
 _COUNT = struct.Struct("!Q")
 
@@ -48,6 +49,8 @@ SMALL_SIZE = 8192
 _PAGED_SIZE = 1 << 20
 
 Buffer = bytes | bytearray | memoryview
+#: Makes a named tuple without the detour over its own constructor in Python, once for every frame.
+_new_tuple = tuple.__new__
 
 
 class Header(NamedTuple):
@@ -123,7 +126,7 @@ def encode_frame(
 
 def frame_size(pickle: Buffer, buffers: list[memoryview]) -> int:
     """Return the size in bytes that a limit is compared with: pickle and buffers."""
-    return len(pickle) + sum([buffer.nbytes for buffer in buffers])
+    return len(pickle) + sum([buffer.nbytes for buffer in buffers]) if buffers else len(pickle)
 
 
 class FrameReader:
@@ -210,7 +213,7 @@ class FrameReader:
         if self._head:
             return self._finish_large()
         available = self._end - self._start
-        if available < HEADER.size:
+        if available < _HEADER_SIZE:
             return None
         kind, flags, buffers, part, number, length = HEADER.unpack_from(self._small, self._start)
         if flags & ~_KNOWN_FLAGS or buffers > MAX_BUFFERS:
@@ -227,18 +230,18 @@ class FrameReader:
         if length > self.max_size:
             self.announced = Header(kind, flags, part, number, length)
             raise MessageTooLargeError(length, self.max_size)
-        begin = self._start + HEADER.size
+        begin = self._start + _HEADER_SIZE
         end = begin + length
         if end + self._tail_size > self._end:
             return None
-        pickle = self._view[begin:end].tobytes()
+        pickle = bytes(self._view[begin:end])
         if self._mac is not None:
             self._check(self._view[end : end + MAC_SIZE].tobytes(), [self._view[self._start : begin], pickle])
             end += MAC_SIZE
         self._start = end
         if end == self._end:
             self._start = self._end = 0
-        return Frame(kind, flags, part, number, pickle, [])
+        return _new_tuple(Frame, (kind, flags, part, number, pickle, []))
 
     def _announce(self, kind: int, flags: int, part: int, number: int, length: int, table: int) -> None:
         lengths = [length]

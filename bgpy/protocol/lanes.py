@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
 from bgpy.errors import AnswerLostError, LocalProtocolError
@@ -34,8 +35,9 @@ MAX_KEPT_TOTAL = 256 << 20
 class Outlet(Protocol):
     """The connection that an answer goes out on."""
 
-    def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
-        """Send one frame; return False where the connection is broken. Never raises for a broken connection."""
+    @property
+    def send_frame(self) -> Callable[[int, int, int, int, Payload], bool]:
+        """Sends one frame (kind, flags, part, number, payload); returns False where the connection is broken, and never raises."""
 
     def fence(self) -> None:
         """Run nothing more that arrives on this connection, and wake whoever reads or writes it."""
@@ -93,7 +95,8 @@ class Answer:
             # Kept before it is sent: a resume may come while the send still blocks on the old connection.
             if not self._discarded:
                 self._keep(part, kind, flags, payload)
-            if self._outlet is not None and not self._outlet.send_frame(kind, flags, part, self.number, payload):
+            outlet = self._outlet
+            if outlet is not None and not outlet.send_frame(kind, flags, part, self.number, payload):
                 self._outlet = None
 
     def replay(self, outlet: Outlet, have: int) -> None:
@@ -122,7 +125,8 @@ class Answer:
         """Forget the parts: the client has acknowledged them. What the task still sends goes nowhere."""
         self._discarded = True
         self._outlet = None
-        self.drop()
+        self._kept = []
+        self._kept_size = 0
 
     def drop(self) -> int:
         """Forget the kept parts and return their size; a resume will hear that they are lost."""
@@ -130,6 +134,11 @@ class Answer:
         return size
 
     def _keep(self, part: int, kind: int, flags: int, payload: Payload) -> None:
+        size = len(payload.pickle)
+        if not payload.buffers and self._kept_size + size <= _LARGE_ANSWER:
+            self._kept.append((part, kind, flags, payload))
+            self._kept_size += size
+            return
         buffers_size = frame_size(b"", payload.buffers)
         if buffers_size > MAX_KEPT_BUFFERS:
             # Live memory of the task, and a third copy: whoever comes back hears that it is lost.
@@ -137,7 +146,7 @@ class Answer:
             return
         if payload.buffers:
             payload = payload._replace(buffers=[memoryview(bytes(buffer)) for buffer in payload.buffers])
-        size = len(payload.pickle) + buffers_size
+        size += buffers_size
         self._kept.append((part, kind, flags, payload))
         self._kept_size += size
         while self._kept_size > MAX_KEPT_BUFFERS and len(self._kept) > 1:
@@ -267,11 +276,11 @@ class LaneTable:
             oldest.drop()
 
     def _settle(self, lane: Lane) -> None:
-        answer = lane.answer
+        answer, lane.answer = lane.answer, None
         if answer is not None:
-            self._large_size -= self._large.pop(answer, 0)
+            if self._large:
+                self._large_size -= self._large.pop(answer, 0)
             answer.discard()
-            lane.answer = None
 
     def _forget(self, now: float) -> None:
         while self._departed:

@@ -34,6 +34,8 @@ _PLAIN = frozenset({str, int, float, bool, type(None), bytes})
 #: Below this a buffer is cheaper inside the pickle than as one more piece to send.
 _SMALL_BUFFER = 32 * 1024
 _PROTOCOL = 5
+#: Makes a named tuple without the detour over its own constructor in Python, once for every message.
+_new_tuple = tuple.__new__
 #: What every pickle of protocol 2 and newer starts with; a message with modules starts with something else.
 _PICKLE_START = 0x80
 
@@ -130,7 +132,7 @@ def dump(obj: object, *, max_buffers: int = 1000) -> Payload:
                 if type(key) not in _PLAIN or type(value) not in _PLAIN:
                     break
             else:
-                return Payload(_pickle.dumps(obj, _PROTOCOL), [], False)
+                return _new_tuple(Payload, (_pickle.dumps(obj, _PROTOCOL), [], False))
         payload, needed = _dump(obj, max_buffers)
         return payload._replace(pickle=join(needed.collect(), payload.pickle)) if needed.users else payload
     except KeyboardInterrupt:

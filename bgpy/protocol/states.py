@@ -32,6 +32,9 @@ class State(enum.Enum):
     WAITING = "waiting"
     CLOSED = "closed"
 
+    # Members are singletons; the hash that Enum gives them runs Python code, twice for every frame.
+    __hash__ = object.__hash__
+
 
 #: What may come from the client in a state, and the state that follows.
 REQUESTS: dict[State, dict[int, State]] = {
@@ -76,7 +79,7 @@ class ConnectionState:
         """Take note that the connection has ended."""
         self.state = State.CLOSED
 
-    def sending(self, kind: int, more: bool = False) -> None:
+    def sending(self, kind: int, more: int = 0) -> None:
         """Check a frame that is about to go out; raises LocalProtocolError."""
         following = self._sent[self.state].get(kind)
         if following is None:
@@ -84,7 +87,7 @@ class ConnectionState:
         if not more:
             self.state = following
 
-    def received(self, kind: int, more: bool = False) -> None:
+    def received(self, kind: int, more: int = 0) -> None:
         """Check a frame that came in; raises RemoteProtocolError."""
         following = self._received[self.state].get(kind)
         if following is None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from bgpy.errors import BgpyError, MessageTooLargeError, OverloadedError, RemoteProtocolError
 from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.failures import dump_failure
-from bgpy.protocol.frames import Frame, Header
-from bgpy.protocol.lanes import Answer, Lane, LaneTable, Verdict
+from bgpy.protocol.frames import Header
+from bgpy.protocol.lanes import Lane, LaneTable, Verdict
 from bgpy.protocol.messages import MessageType, Payload
 from bgpy.serving.budget import MemoryBudget
 from bgpy.serving.requests import Request
@@ -30,6 +30,7 @@ class Seat:
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
+        self.send_frame: Callable[[int, int, int, int, Payload], bool] = _nobody
         self._fenced = False
         self._lock = threading.Lock()
 
@@ -37,6 +38,7 @@ class Seat:
         """Put the open connection in its place."""
         with self._lock:
             self.connection = connection
+            self.send_frame = connection.send_frame
             fenced = self._fenced
         if fenced:
             connection.shut_down()
@@ -49,9 +51,10 @@ class Seat:
         if connection is not None:
             connection.shut_down()
 
-    def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
-        """Send one frame of an answer; False where the connection is broken."""
-        return self.connection is not None and self.connection.send_frame(kind, flags, part, number, payload)
+
+def _nobody(kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
+    """Send a frame before there is a connection."""
+    return False
 
 
 class Conversation:
@@ -103,7 +106,7 @@ class Conversation:
             self._give_back()
 
     def _serve_one(self) -> bool:
-        # The frame must not outlive its request: a local of a longer-lived frame would keep its buffers until the next one.
+        # One call for one request: a local that outlived it would keep its buffers until the next one comes.
         frame = self._connection.receive(announced=self._announced)
         verdict, answer = self._lanes.claim(self._lane, self._seat, frame.number)
         if answer is None:
@@ -113,15 +116,11 @@ class Conversation:
         if verdict is Verdict.REPLAY:
             answer.replay(self._seat, frame.part)
         else:
-            self._run(frame, answer)
-        self._give_back()
+            request = Request(frame, answer, self._connection.opening)
+            self._service.run(request, self._handlers[frame.kind])
+        if self._taken:
+            self._give_back()
         return True
-
-    def _run(self, frame: Frame, answer: Answer) -> None:
-        hold = frame.kind in (MessageType.INIT, MessageType.EXIT)
-        request = Request(frame, answer, self._connection.opening, hold=hold)
-        del frame
-        self._service.run(request, self._handlers[request.kind])
 
     def _announced(self, header: Header) -> None:
         """Make room for a large frame, before any memory is taken: the kept answer goes first."""

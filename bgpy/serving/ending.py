@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bgpy.errors import AnswerLostError, BgpyError, ExitSkippedError, NoResponseError, ServerEndingError
 from bgpy.protocol.failures import remote_error
-from bgpy.serving.requests import Request, confirmation
+from bgpy.serving.requests import HeldAnswer, Request, confirmation
 from bgpy.serving.service import Service
 from bgpy.sockets import ClientSocket
 
@@ -66,18 +66,20 @@ class Ending:
         """End because of SIGTERM or SIGINT; blocks until the exit task is done. A second end does nothing."""
         if not self._begun.acquire(blocking=False):
             return
-        outcome = self._end(ClientSocket(None, None, awaited=False, streamed=False), {}, GRACE)
+        outcome = self._end(ClientSocket(None, None, 0), {}, GRACE)
         self._stop(outcome.exit_code)
 
     def by_request(self, request: Request) -> None:
         """End because of an EXIT message, in the thread of its connection; its answer is the last thing that is sent."""
+        held = request.hold()
         message = request.message()
-        grace = float(message.get("grace") or GRACE)
+        grace = message.get("grace")
+        grace = GRACE if grace is None else float(grace)
         if not self._begun.acquire(blocking=False):
             raise ServerEndingError
-        outcome = self._end(request.client_socket, message.get("args") or {}, grace)
+        outcome = self._end(request, message.get("args") or {}, grace)
         try:
-            self._answer(request, outcome, grace)
+            self._answer(request, held, outcome, grace)
         finally:
             self._stop(outcome.exit_code)
 
@@ -110,16 +112,15 @@ class Ending:
         self._stopped()
         return outcome
 
-    def _answer(self, request: Request, outcome: Outcome, grace: float) -> None:
+    def _answer(self, request: Request, held: HeldAnswer, outcome: Outcome, grace: float) -> None:
         failure: BgpyError | None = None
         if outcome.skipped:
             failure = ExitSkippedError(grace)
         elif outcome.exception is not None:
             failure = remote_error(outcome.exception)
-        assert request.held is not None
-        if failure is None and request.awaited and request.held.payload is None:
+        if failure is None and request.awaited and held.payload is None:
             failure = NoResponseError()
         if failure is not None:
             request.fail(failure, outcome.exception)
         else:
-            request.finish(request.held.payload or confirmation(request.kind))
+            request.finish(held.payload or confirmation(request.kind))

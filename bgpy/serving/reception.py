@@ -234,7 +234,7 @@ class Reception:
         try:
             if door.context is not None:
                 tls_wire = wire = TlsWire(sock, door.context, server=True)
-                tls_wire.handshake(deadline)
+                self._shake_hands(tls_wire, deadline)
                 if door.tls_by_token:
                     check_token_tls(tls_wire.tls, _peer(sock))
             return wire, drive_opening(server_opening(door.terms(sock), door.instance, admit), wire, deadline)
@@ -245,6 +245,15 @@ class Reception:
             wire.send([refused.data])
             end_politely(sock)
             return wire, None
+
+    def _shake_hands(self, wire: TlsWire, deadline: float) -> None:
+        try:
+            wire.handshake(deadline)
+        except TimeoutError:
+            raise
+        except OSError:
+            end_politely(wire.sock)  # so that the reason, which TLS has sent, arrives
+            raise
 
     def _forget(self, sock: socket.socket) -> None:
         with self._mutex:

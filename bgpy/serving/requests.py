@@ -8,7 +8,7 @@ from typing import Any
 
 from bgpy.errors import BgpyError, LocalProtocolError, NoResponseError, SerializationError
 from bgpy.protocol.failures import dump_failure
-from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, FLAG_STREAM, Frame
+from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, Frame
 from bgpy.protocol.handshake import Opening
 from bgpy.protocol.lanes import Answer
 from bgpy.protocol.messages import MessageType, Payload, dump, load
@@ -23,6 +23,7 @@ class HeldAnswer:
     connected = True
 
     def __init__(self) -> None:
+        #: What the task responded last, None where it did not.
         self.payload: Payload | None = None
 
     def send(self, kind: int, flags: int, payload: Payload) -> None:
@@ -31,34 +32,29 @@ class HeldAnswer:
             self.payload = payload
 
 
-class Request:
+class Request(ClientSocket):
     """
-    One claimed request. Exactly one of `fail`, `end` and `finish` settles it.
+    One claimed request: what its task gets as its client socket, and what the server settles it with.
 
-    Parameters
-    ----------
-    hold
-        Whether the task's response waits for `finish`.
+    Exactly one of `fail`, `end` and `finish` settles it, unless the task's last response has.
     """
 
-    def __init__(self, frame: Frame, answer: Answer, opening: Opening, *, hold: bool = False) -> None:
-        self.kind = MessageType(frame.kind)
-        self.awaited = bool(frame.flags & FLAG_AWAIT)
-        self._confirm = bool(frame.flags & FLAG_CONFIRM)
+    def __init__(self, frame: Frame, answer: Answer, opening: Opening) -> None:
+        super().__init__(answer, opening, frame.flags)
+        self.kind = frame.kind
         self._frame: Frame | None = frame
-        self._answer = answer
-        self.held = HeldAnswer() if hold else None
-        self.client_socket = ClientSocket(
-            self.held or answer,
-            opening,
-            awaited=self.awaited,
-            streamed=bool(frame.flags & FLAG_STREAM),  # type: ignore[arg-type]
-        )
+        self._last = answer
+
+    def hold(self) -> HeldAnswer:
+        """Keep the task's response back until `finish`: for a task whose end decides what the client is told."""
+        held = HeldAnswer()
+        self._answer = held
+        return held
 
     @property
     def settled(self) -> bool:
         """Whether the last part of the answer is out."""
-        return self._answer.ended
+        return self._last.ended
 
     def message(self) -> dict[str, Any]:
         """Unpickle what the client sent; once. Raises SerializationError."""
@@ -71,7 +67,7 @@ class Request:
 
     def confirm(self) -> None:
         """Tell the client that its request is claimed, if it asked for that."""
-        if self._confirm:
+        if self.flags & FLAG_CONFIRM:
             self._send(MessageType.OK, FLAG_MORE, confirmation(self.kind))
 
     def finish(self, response: Payload) -> None:
@@ -84,10 +80,9 @@ class Request:
 
     def end(self) -> None:
         """Settle a request whose task has ended: nothing to do after a response, an end, or the error that none came."""
-        socket = self.client_socket
-        if self._answer.ended:
+        if self._last.ended:
             return
-        if socket.awaited and not socket.parts:
+        if self.flags & FLAG_AWAIT and not self.parts:
             self.fail(NoResponseError())
         else:
             self._send(MessageType.END, 0, _NOTHING)
@@ -98,11 +93,11 @@ class Request:
 
     def _send(self, kind: int, flags: int, payload: Payload) -> None:
         try:
-            self._answer.send(kind, flags, payload)
+            self._last.send(kind, flags, payload)
         except LocalProtocolError:
             return  # settled by another thread: the client keeps that answer
 
 
-def confirmation(kind: MessageType) -> Payload:
+def confirmation(kind: int) -> Payload:
     """Return what confirms a request of this kind, in the words of bgpy 0.3."""
-    return dump({"message": "Initialization successful." if kind is MessageType.INIT else f"Received '{kind.name}'"})
+    return dump({"message": "Initialization successful." if kind == MessageType.INIT else f"Received '{MessageType(kind).name}'"})

@@ -22,7 +22,7 @@ from bgpy.errors import (
     ServerEndingError,
 )
 from bgpy.protocol.failures import remote_error
-from bgpy.protocol.messages import dump
+from bgpy.protocol.messages import MessageType, dump
 from bgpy.serving.deadlines import Deadlines
 from bgpy.serving.requests import Request, confirmation
 from bgpy.serving.turns import Ticket, TurnLock
@@ -52,16 +52,14 @@ class Service:
         self._tasks: TaskSet | None = None
         self._state: Any = None
         self._counts = threading.Condition()
-        self._requests = 0
         self._failed = 0
         self._failures: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED_FAILURES)
         self._concurrent = 0
+        self._concurrent_requests = 0
         self._closing = False
 
     def run(self, request: Request, run: Callable[[Request], None]) -> None:
         """Run one claimed request with `run`, one of this service's methods, and settle it whatever happens."""
-        with self._counts:
-            self._requests += 1
         try:
             run(request)
         except BgpyError as failure:
@@ -73,28 +71,28 @@ class Service:
 
     def initialize(self, request: Request) -> None:
         """Take the task set of an INIT message and run its init task."""
+        held = request.hold()
         ticket = self.turns.draw()
-        message = self._understand(request)
+        message, wrong = self._understand(request)
         with ticket:
-            if isinstance(message, BgpyError):
-                raise message
+            if wrong is not None:
+                raise wrong
             if self._tasks is not None:
                 raise AlreadyInitializedError
             try:
                 tasks = TaskSet.from_message(message)
             except (KeyError, TypeError) as error:
                 raise SerializationError(f"An INIT message needs three callable tasks: {error}") from error
-            failure = self._initialize(tasks, request.client_socket)
+            failure = self._initialize(tasks, request)
             if failure is not None:
                 self._fail(request, failure)
                 return
-        assert request.held is not None
-        request.finish(request.held.payload or confirmation(request.kind))
+        request.finish(held.payload or confirmation(request.kind))
 
     def start(self, tasks: TaskSet) -> None:
         """Run the init task of a server that is started with its tasks; raises what the task raises."""
         with self.turns.draw():
-            failure = self._initialize(tasks, ClientSocket(None, None, awaited=False, streamed=False))
+            failure = self._initialize(tasks, ClientSocket(None, None, 0))
         if failure is not None:
             raise failure
 
@@ -105,23 +103,23 @@ class Service:
             self._execute_concurrently(request, tasks)
             return
         ticket = self.turns.draw()
-        message = self._understand(request)
-        if self._tasks is not None and not isinstance(message, BgpyError):
-            # Before the turn comes: confirmed means claimed, understood and in the queue, not finished.
-            request.confirm()
-            confirmed = True
-        else:
-            confirmed = False
-        with ticket:
-            if isinstance(message, BgpyError):
-                raise message
-            if self._tasks is None:
-                raise NotInitializedError
-            if not confirmed:
+        # Confirmed before the turn comes: that means claimed, understood and in the queue, not finished.
+        message, wrong = self._understand(request, confirm=tasks is not None)
+        ticket.wait()
+        try:
+            if wrong is not None:
+                raise wrong
+            if tasks is None:
+                # An INIT may have been ahead in the queue.
+                tasks = self._tasks
+                if tasks is None:
+                    raise NotInitializedError
                 request.confirm()
-            outcome = self._call(self._tasks.exec, request.client_socket, self._state, message)
+            outcome = self._call(tasks.exec, request, self._state, message)
             if isinstance(outcome, dict):
                 self._state = outcome
+        finally:
+            self.turns.release()
         self._settle(request, outcome)
 
     def close(self) -> Ticket:
@@ -151,7 +149,7 @@ class Service:
                 "python": ".".join(map(str, sys.version_info[:3])),
                 "uptime": time.time() - self.started,
                 "initialized": self._tasks is not None,
-                "requests": self._requests,
+                "requests": self.turns.drawn + self._concurrent_requests,
                 "failed": self._failed,
                 "failures": list(self._failures),
                 "memory": resident_memory(),
@@ -176,22 +174,21 @@ class Service:
             if self._closing:
                 raise ServerEndingError
             self._concurrent += 1
+            self._concurrent_requests += 1
         try:
-            message = self._understand(request)
-            if isinstance(message, BgpyError):
-                raise message
-            request.confirm()
-            outcome = self._call(tasks.exec, request.client_socket, self._state, message, holding=False)
+            message, wrong = self._understand(request, confirm=True)
+            if wrong is not None:
+                raise wrong
+            outcome = self._call(tasks.exec, request, self._state, message, holding=False)
         finally:
             with self._counts:
                 self._concurrent -= 1
                 self._counts.notify_all()
-        socket = request.client_socket
-        if socket.deferred is not None and not isinstance(outcome, _Raised):
-            if socket.awaited:
-                self.deadlines.add(request, socket.deferred)
-            else:
+        if request.deferred is not None and not isinstance(outcome, _Raised):
+            if not request.awaited:
                 request.end()
+            elif not request.settled:
+                self.deadlines.add(request, request.deferred)
             return
         self._settle(request, outcome if isinstance(outcome, _Raised) else {})
 
@@ -206,19 +203,19 @@ class Service:
             held_instances.reset(token)
 
     def _settle(self, request: Request, outcome: Any) -> None:
-        if isinstance(outcome, _Raised):
-            self._fail(request, outcome.exception)
-        elif not isinstance(outcome, dict):
-            self._fail(request, InvalidResultError("exec_task", type(outcome).__name__))
-        else:
+        if isinstance(outcome, dict):
             request.end()
+        elif isinstance(outcome, _Raised):
+            self._fail(request, outcome.exception)
+        else:
+            self._fail(request, InvalidResultError("exec_task", type(outcome).__name__))
 
     def _fail(self, request: Request, exception: BaseException) -> None:
         """Note the failure of a task that ran, and tell the client unless it has its answer."""
         self._note(request, exception)
         if isinstance(exception, InvalidResultError):
             request.fail(exception)
-        elif isinstance(exception, BgpyError) and exception is request.client_socket.failure:
+        elif isinstance(exception, BgpyError) and exception is request.failure:
             exception.executed = True
             request.fail(exception)
         else:
@@ -231,18 +228,22 @@ class Service:
         # Through `remote_error`: the text of an exception of the user may raise.
         text = remote_error(exception).message if not isinstance(exception, RemoteError) else exception.type_name
         name = f"{type(exception).__name__}: {text}"
+        kind = MessageType(request.kind).name
         with self._counts:
             self._failed += 1
-            self._failures.append({"time": time.time(), "request": request.kind.name, "where": where, "error": name[:1000]})
+            self._failures.append({"time": time.time(), "request": kind, "where": where, "error": name[:1000]})
         trace = (type(exception), exception, exception.__traceback__)
-        logging.getLogger("bgpy.server").error("%s failed, %s", request.kind.name, where, exc_info=trace)
+        logging.getLogger("bgpy.server").error("%s failed, %s", kind, where, exc_info=trace)
 
-    def _understand(self, request: Request) -> dict[str, Any] | BgpyError:
-        # Not raised at once: the ticket is drawn already, and an error takes its turn like everything else.
+    def _understand(self, request: Request, *, confirm: bool = False) -> tuple[dict[str, Any], BgpyError | None]:
+        """Unpickle a request's message and confirm it; what is wrong is returned, for it takes its turn like everything else."""
         try:
-            return request.message()
+            message = request.message()
         except SerializationError as error:
-            return error
+            return {}, error
+        if confirm:
+            request.confirm()
+        return message, None
 
 
 class _Raised:

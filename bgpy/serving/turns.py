@@ -58,6 +58,10 @@ class TurnLock:
         self._held = False
         self._closed = False
         self._queue: deque[Ticket] = deque()
+        # A ticket that is granted at once has no state of its own: one serves for all of them.
+        self._at_once = Ticket(self, granted=True)
+        #: How many tickets were drawn.
+        self.drawn = 0
 
     def draw(self) -> Ticket:
         """Take the next place in the queue; raises ServerEndingError after `close`."""
@@ -103,8 +107,10 @@ class TurnLock:
         return False
 
     def _draw(self) -> Ticket:
-        ticket = Ticket(self, granted=not self._held)
-        if self._held:
-            self._queue.append(ticket)
-        self._held = True
+        self.drawn += 1
+        if not self._held:
+            self._held = True
+            return self._at_once
+        ticket = Ticket(self, granted=False)
+        self._queue.append(ticket)
         return ticket

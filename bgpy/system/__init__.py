@@ -26,7 +26,7 @@ from bgpy.system.files import (
 from bgpy.system.following import follow_file
 from bgpy.system.machine import anonymous_memory, boot_name, machine_identity, resident_memory
 from bgpy.system.processes import kill_process, process_alive, process_start_time, wait_for_end
-from bgpy.system.sockets import DONTWAIT, IOV_MAX, prepare_listener, prepare_socket, send_parts, wait_socket
+from bgpy.system.sockets import DONTWAIT, IOV_MAX, make_probe, prepare_listener, prepare_socket, send_parts, wait_socket
 
 __all__ = [
     "DONTWAIT",
@@ -40,6 +40,7 @@ __all__ = [
     "kill_process",
     "lock_file",
     "machine_identity",
+    "make_probe",
     "open_inherited",
     "open_locked",
     "open_private",

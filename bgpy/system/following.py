@@ -25,8 +25,9 @@ def follow_file(path: str, pid: int, start_time: str) -> Iterator[None]:
     wait for a file there, and the wait is at least for the end of the process. Raises OSError where there is no such file.
     """
     pidfd = _pidfd(pid)
-    watch = _watch(path) if pidfd is not None else None
+    watch = None
     try:
+        watch = _watch(path) if pidfd is not None else None
         if pidfd is None or watch is None:
             while not wait_for_end(pid, start_time, _LOOK_EVERY):
                 yield

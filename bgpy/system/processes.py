@@ -31,7 +31,8 @@ def process_start_time(pid: int) -> str | None:
                 fields = file.read().rpartition(b")")[2].split()  # the name before it may hold spaces and brackets
         except (FileNotFoundError, ProcessLookupError):
             return None
-        return None if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")
+        # The first thread may have ended while others live on, with all files and locks: only a last thread makes a zombie.
+        return None if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1 else fields[19].decode("ascii")
     return _ps_start_time(pid)
 
 

@@ -6,6 +6,10 @@ import os
 import select
 import socket
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 WINDOWS = os.name == "nt"
 #: Flag for a send or receive that does not wait; 0 where there is none, and then `prepare_socket` makes the socket non-blocking.
 DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
@@ -35,6 +39,16 @@ def prepare_listener(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+def make_probe(sock: socket.socket) -> Callable[[], bool]:
+    """Return a function that tells at once whether there is something to read: bytes, an end, an error. For one thread at a time."""
+    if not _HAS_POLL:
+        return lambda: wait_socket(sock, timeout=0)
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    look = poll.poll
+    return lambda: bool(look(0))
 
 
 def wait_socket(sock: socket.socket | int, *, write: bool = False, timeout: float | None = None) -> bool:

@@ -95,7 +95,8 @@ class Served:
         for client in self._clients:
             client.close()
         if not self._exit_codes:
-            with Client(**{**self._entrance, "port": self.port}) as client:
+            # It may be ending already; whether it has ended is what `join` looks at.
+            with Client(**{**self._entrance, "port": self.port}) as client, contextlib.suppress(ConnectionError):
                 client.terminate()
         self.join()
 

@@ -1,0 +1,37 @@
+"""
+The commands of ``bgpy``: they read options, call what is below, and print. Errors are one line and exit code 1.
+"""
+
+from __future__ import annotations
+
+import click
+
+from bgpy.cli import asking, helping, serving
+from bgpy.cli.group import CommandGroup
+
+
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Python servers that keep their state after whoever started them has gone."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for command in (
+    serving.server,
+    serving.terminate,
+    serving.kill,
+    asking.execute,
+    asking.status,
+    serving.list_servers,
+    serving.logs,
+    helping.token,
+    helping.demo,
+    helping.doctor,
+    helping.completion,
+    helping.version,
+    helping.far,
+):
+    main.add_command(command)
+del command

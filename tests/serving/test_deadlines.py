@@ -1,0 +1,115 @@
+"""What is not settled in time expires, in the order of the deadlines, by one thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from bgpy.serving.deadlines import Deadlines
+
+HOUR = 3600.0
+
+
+class Item:
+    def __init__(self, name: str = "", order: list[str] | None = None) -> None:
+        self.name = name
+        self.settled = False
+        self.expired = threading.Event()
+        self._order = [] if order is None else order
+
+    def expire(self) -> None:
+        self._order.append(self.name)
+        self.expired.set()
+
+
+@pytest.fixture
+def deadlines() -> Iterator[Deadlines]:
+    made = Deadlines()
+    yield made
+    made.close()
+
+
+def test_what_is_not_settled_expires(deadlines: Deadlines) -> None:
+    item = Item()
+    deadlines.add(item, 0.001)
+    assert item.expired.wait(30)
+
+
+def test_deadlines_come_in_their_order_not_in_that_of_their_making(deadlines: Deadlines) -> None:
+    order: list[str] = []
+    late, early, last = Item("late", order), Item("early", order), Item("last", order)
+    deadlines.add(last, 0.06)
+    deadlines.add(late, 0.03)
+    deadlines.add(early, 0.0)
+    assert last.expired.wait(30)
+    assert order == ["early", "late", "last"]
+
+
+def test_an_earlier_deadline_wakes_the_thread_that_sleeps_for_a_later_one(deadlines: Deadlines) -> None:
+    late, early = Item(), Item()
+    deadlines.add(late, HOUR)
+    deadlines.add(early, 0.001)
+    assert early.expired.wait(30)
+    assert not late.expired.is_set()
+
+
+def test_what_is_settled_does_not_expire(deadlines: Deadlines) -> None:
+    settled, item = Item(), Item()
+    settled.settled = True
+    deadlines.add(settled, 0.0)
+    deadlines.add(item, 0.0)
+    assert item.expired.wait(30)
+    assert not settled.expired.is_set()
+
+
+def test_equal_deadlines_do_not_compare_their_items(deadlines: Deadlines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bgpy.serving.deadlines.time.monotonic", lambda: 5.0)
+    items = [Item() for _ in range(3)]
+    for item in items:
+        deadlines.add(item, 0.0)
+    for item in items:
+        assert item.expired.wait(30)
+
+
+def test_the_end_returns_what_is_pending_and_nothing_expires_after_it() -> None:
+    deadlines = Deadlines()
+    settled, pending = Item(), Item()
+    settled.settled = True
+    deadlines.add(settled, HOUR)
+    deadlines.add(pending, HOUR)
+    assert deadlines.close() == [pending]
+    assert deadlines.close() == []
+    assert [thread.name for thread in threading.enumerate() if thread.name == "bgpy-deadlines"] == []
+    assert not pending.expired.is_set()
+
+
+def test_the_end_without_any_deadline_has_nothing_to_do() -> None:
+    assert Deadlines().close() == []
+
+
+def test_an_expiry_may_end_it_all_from_its_own_thread() -> None:
+    deadlines = Deadlines()
+    ended = threading.Event()
+
+    class Last(Item):
+        def expire(self) -> None:
+            deadlines.close()
+            ended.set()
+
+    deadlines.add(Last(), 0.0)
+    assert ended.wait(30)
+
+
+def test_what_is_settled_leaves_long_before_its_deadline(deadlines: Deadlines) -> None:
+    """A server that defers a thousand requests a second for an hour each would keep three million of them."""
+    pending = [Item() for _ in range(10)]
+    for item in pending:
+        deadlines.add(item, HOUR)
+    for _ in range(10_000):
+        item = Item()
+        deadlines.add(item, HOUR)
+        item.settled = True
+    assert len(deadlines._heap) < 200
+    assert deadlines.close() == pending
