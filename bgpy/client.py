@@ -28,7 +28,7 @@ from bgpy.protocol.calls import (
 )
 from bgpy.protocol.exchange import BrokenConnection, Deliver, Exchange, Open, Receive, Transmit
 from bgpy.protocol.frames import FLAG_MORE, Frame
-from bgpy.protocol.handshake import Opening
+from bgpy.protocol.handshake import Admission, Opening
 from bgpy.protocol.messages import MessageType
 from bgpy.protocol.states import State
 from bgpy.sockets import Connection, held_instances
@@ -408,7 +408,11 @@ class Client(Caller):
             connection = self._drain(lane, wait)
         if connection is None or instruction.resume or not connection.wire.quiet():
             lane.drop()
-            connection = lane.connection = self._dialer.dial(self._hello(lane.index, instruction), self._time_to_open(wait))
+            connection = self._dialer.dial(self._hello(lane.index, instruction), self._time_to_open(wait))
+            if connection.opening.admission is Admission.OK:
+                lane.connection = connection
+            else:
+                connection.close()  # it was not let in: of no use to the lane's next request
         return self._check_opening(connection.opening, instruction, kind)
 
     def _drain(self, lane: Lane, wait: Wait) -> Connection | None:

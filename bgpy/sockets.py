@@ -63,6 +63,8 @@ class Connection:
         self.state.opened()
         self._reader = FrameReader(max_size, None if opening.receive_key is None else FrameMac(opening.receive_key))
         self._mac = None if opening.send_key is None else FrameMac(opening.send_key)
+        self._receive_into = wire.receive_into
+        self._send = wire.send
 
     @property
     def refused(self) -> Header | None:
@@ -79,13 +81,13 @@ class Connection:
         instant `deadline`: then the last byte has not been handed over, and the connection is of no more use.
         """
         self.state.sending(kind, flags & FLAG_MORE)
-        self.wire.send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac), deadline)
+        self._send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac), deadline)
 
     def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
         """Send one frame of an answer; False where the connection is broken, and then it is ended for good."""
         try:
             self.state.sending(kind, flags & FLAG_MORE)
-            self.wire.send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac))
+            self._send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac))
         except (BrokenConnection, LocalProtocolError):
             self.shut_down()
             return False
@@ -110,9 +112,19 @@ class Connection:
             What `FrameReader.next_frame` and the table of states raise.
         """
         reader = self._reader
+        frame = None
         if reader.idle:
-            self._read_first(deadline)
-        while (frame := reader.next_frame()) is None:
+            try:
+                timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
+                count = self._receive_into(reader.memory(), timeout)
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise BrokenConnection(error.strerror or str(error)) from error
+            if not count:
+                raise BrokenConnection("the other side closed the connection")
+            frame = reader.advance_first(count)
+        while frame is None and (frame := reader.next_frame()) is None:
             if reader.announced is None:
                 self._read(deadline)
                 continue
@@ -122,20 +134,6 @@ class Connection:
         self.state.received(frame.kind, frame.flags & FLAG_MORE)
         return frame
 
-    def _read_first(self, deadline: float | None) -> None:
-        """Wait for a frame to begin; a small one comes whole."""
-        reader = self._reader
-        timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-        try:
-            count = self.wire.receive_into(reader.memory(), timeout)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise BrokenConnection(error.strerror or str(error)) from error
-        if not count:
-            raise BrokenConnection("the other side closed the connection")
-        reader.advance(count)
-
     def _read(self, deadline: float | None) -> None:
         """Read more of a frame that has begun."""
         reader = self._reader
@@ -143,7 +141,7 @@ class Connection:
         if timeout is None or timeout > PROGRESS_TIMEOUT:
             timeout, deadline = PROGRESS_TIMEOUT, None
         try:
-            count = self.wire.receive_into(reader.memory(), timeout)
+            count = self._receive_into(reader.memory(), timeout)
         except TimeoutError:
             if deadline is not None:
                 raise
@@ -453,10 +451,27 @@ class ClientSocket:
             It is above the client's limit; nothing was sent.
         """
         try:
-            self._respond(response, more)
+            if not isinstance(response, dict):
+                raise ResponseError(f"A response is a dict, not {type(response).__name__}")
+            if self.responded:
+                raise ResponseError("The last response to this request is out; pass more=True to all but the last")
+            answer, opening = self._answer, self._opening
+            if answer is None or opening is None or not self.flags & (FLAG_STREAM if more else FLAG_AWAIT):
+                self.responded = not more
+                return
+            payload = dump(response)
+            self._check(payload, opening)
+            flags = FLAG_BY_VALUE if payload.by_value else 0
+            answer.send(MessageType.OK, flags | FLAG_MORE if more else flags, payload)
+        except LocalProtocolError:
+            self.failure = ResponseError("The last response to this request is out, sent by another thread or its deadline")
+            raise self.failure from None
         except BgpyError as failure:
             self.failure = failure
             raise
+        self.responded = not more
+        if more:
+            self.parts += 1
 
     def defer(self, timeout: float = 3600.0) -> None:
         """
@@ -466,28 +481,13 @@ class ClientSocket:
         """
         self.deferred = timeout
 
-    def _respond(self, response: dict[str, object], more: bool) -> None:
-        if not isinstance(response, dict):
-            raise ResponseError(f"A response is a dict, not {type(response).__name__}")
-        if self.responded:
-            raise ResponseError("The last response to this request is out; pass more=True to all but the last")
-        answer, opening = self._answer, self._opening
-        if answer is None or opening is None or not self.flags & (FLAG_STREAM if more else FLAG_AWAIT):
-            self.responded = not more
-            return
-        payload = dump(response)
+    def _check(self, payload: Payload, opening: Opening) -> None:
+        """Refuse what the client could not take."""
         size = frame_size(payload.pickle, payload.buffers)
         if size > opening.peer_max_size:
             raise MessageTooLargeError(size, opening.peer_max_size, True)
         if payload.by_value and opening.peer_python != own_python():
             raise PythonVersionError(own_python(), opening.peer_python)
-        flags = FLAG_BY_VALUE if payload.by_value else 0
-        try:
-            answer.send(MessageType.OK, flags | FLAG_MORE if more else flags, payload)
-        except LocalProtocolError:
-            raise ResponseError("The last response to this request is out, sent by another thread or its deadline") from None
-        self.responded = not more
-        self.parts += more
 
 
 def respond(client_socket: ClientSocket, response: dict[str, object], more: bool = False) -> None:

@@ -24,6 +24,7 @@ import bgpy
 from bgpy.aio import AsyncClient, waiting
 from bgpy.aio.connection import _MAX_UNREAD, _PIECE
 from bgpy.aio.waiting import LaneQueue, within
+from bgpy.client import Client
 from bgpy.errors import (
     AlreadyInitializedError,
     AuthenticationError,
@@ -469,6 +470,38 @@ async def test_a_request_that_is_taken_up_again_by_a_successor_does_not_run_ther
             assert await client.execute({}, await_response=True) == {"count": 0}
 
 
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+def test_a_connection_that_was_refused_to_a_resume_is_not_used_again(kind: type[AsyncClient] | type[Client]) -> None:
+    """The successor of a server has refused the resume and not yet closed the connection when the next request comes."""
+
+    def serve(sock: Any) -> None:
+        connection = open_as_server(sock, instance=(b"first" if server.served == 1 else b"other").ljust(16))
+        if server.served == 2:
+            connections.append(sock.dup())
+            return
+        frame = connection.receive()
+        if server.served == 3:
+            connection.transmit(MessageType.OK, 0, 0, frame.number, dump({"fine": True}))
+            sock.recv(1)  # until the client closes
+
+    async def call(client: AsyncClient) -> None:
+        async with client:
+            with pytest.raises(ConnectionLostError, match="anew"):
+                await client.execute({}, await_response=True)
+            assert await client.execute({}, await_response=True) == {"fine": True}
+
+    connections: list[Any] = []
+    with FalseServer(serve) as server:
+        if kind is AsyncClient:
+            asyncio.run(call(AsyncClient(port=server.port, timeout=20)))
+        else:
+            with Client(port=server.port, timeout=20) as client:
+                with pytest.raises(ConnectionLostError, match="anew"):
+                    client.execute({}, await_response=True)
+                assert client.execute({}, await_response=True) == {"fine": True}
+    connections[0].close()
+
+
 @pytest.mark.parametrize("reset", [False, True])
 @in_loop
 async def test_requests_run_once_with_the_connection_cut_at_many_offsets(server: Served, reset: bool) -> None:
@@ -579,9 +612,11 @@ async def test_what_no_server_sends_is_a_protocol_error(frames: str) -> None:
 
     with FalseServer(serve) as server:
         async with AsyncClient(port=server.port, timeout=20) as client:
-            with pytest.raises(RemoteProtocolError):
+            with pytest.raises(RemoteProtocolError) as caught:
                 await client.execute({}, await_response=True)
-            assert server.served == 1
+            # Once the request was sent nobody can know what such a peer has done with it.
+            assert caught.value.executed is (False if frames == "greeting" else None)
+        assert server.served == 1
 
 
 @in_loop

@@ -72,7 +72,9 @@ def test_file_is_followed_to_the_end_of_its_writer(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
-def test_nobody_looks_at_a_file_that_does_not_change(log: Path, writer: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_looks_at_a_file_that_does_not_change(
+    log: Path, writer: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(following, "wait_for_end", lambda *args: pytest.fail("it was looked at"))
     changes = follow_file(str(log), writer.pid, start_time(writer.pid))
     next(changes)

@@ -8,8 +8,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,13 +24,11 @@ from bgpy.errors import (
     BgpyError,
     ConnectError,
     ConnectionLostError,
-    RemoteError,
     RemoteProtocolError,
     TlsError,
     VersionMismatchError,
 )
 from bgpy.protocol import handshake
-from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.frames import FLAG_AWAIT, encode_frame
 from bgpy.protocol.handshake import ZERO_ID, ClientHello, Refusal, Terms, client_opening, make_view, refusal_message, server_opening
 from bgpy.protocol.messages import MessageType, dump
@@ -40,7 +36,6 @@ from bgpy.server import Server
 from bgpy.sockets import ClientSocket
 from bgpy.system import machine_identity
 from bgpy.tls import Certificates
-from bgpy.wires import PlainWire
 
 TOKEN = "t" * 32
 WRONG = "w" * 32
@@ -123,10 +118,10 @@ def test_what_a_stranger_sends_is_not_unpickled(server: Served, trap: Trap, kind
 
 def test_the_trap_would_have_worked_after_a_proof(trap: Trap) -> None:
     with running_server(token=TOKEN) as server:
-        connection = dial(server.port, token=TOKEN)
-        connection.wire.sock.sendall(trap_frame(MessageType.EXEC, trap))
-        connection.receive()
-        connection.close()
+        with dial(server.port, token=TOKEN) as connection:
+            connection.wire.sock.sendall(trap_frame(MessageType.EXEC, trap))
+            connection.state.sending(MessageType.EXEC)
+            assert connection.receive().kind == MessageType.OK
     assert trap.path.exists()
 
 
@@ -230,44 +225,40 @@ def test_the_relay_would_have_worked_without_the_views(tmp_path: Path, monkeypat
 
 
 def test_frames_go_bare_on_one_machines_loopback_only(server: Served) -> None:
-    direct = dial(server.port, token=TOKEN)
-    assert direct.opening.send_key is None
-    direct.close()
-    with Proxy(server.port) as proxy:
-        through = dial(proxy.port, token=TOKEN)
-        assert through.opening.send_key != through.opening.receive_key
+    with dial(server.port, token=TOKEN) as direct:
+        assert direct.opening.send_key is None
+    with Proxy(server.port) as proxy, dial(proxy.port, token=TOKEN) as through:
         assert through.opening.send_key is not None
-        through.close()
-    for machine in (b"another machine's identity, 32 b.", bytes(32)):
-        other = dial(server.port, token=TOKEN, machine=machine[:32])
-        assert other.opening.send_key is not None
-        other.close()
+        assert through.opening.send_key != through.opening.receive_key
+    for machine in (b"another machine's identity, 32 b", bytes(32)):
+        with dial(server.port, token=TOKEN, machine=machine) as other:
+            assert other.opening.send_key is not None
 
 
 @pytest.mark.parametrize("offset", [0, 1, 5, 23, 24, 40, -33, -32, -1])
 def test_a_changed_byte_closes_the_connection_without_an_answer_and_nothing_runs(server: Served, offset: int) -> None:
-    connection = dial(server.port, token=TOKEN, machine=bytes(32))
-    payload = dump({"add": 1})
-    data = bytearray(b"".join(encode_frame(MessageType.EXEC, FLAG_AWAIT, 0, 1, payload.pickle, [], connection._mac)))
-    data[offset] ^= 1
-    connection.wire.sock.sendall(data)
-    connection.wire.sock.shutdown(socket.SHUT_WR)
-    assert read_to_end(connection.wire.sock) == b""
-    connection.close()
+    with dial(server.port, token=TOKEN, machine=bytes(32)) as connection:
+        payload = dump({"add": 1})
+        data = bytearray(b"".join(encode_frame(MessageType.EXEC, FLAG_AWAIT, 0, 1, payload.pickle, [], connection._mac)))
+        data[offset] ^= 1
+        connection.wire.sock.sendall(data)
+        connection.wire.sock.shutdown(socket.SHUT_WR)
+        assert read_to_end(connection.wire.sock) == b""
 
 
 def test_a_frame_that_is_repeated_or_left_out_closes_the_connection(server: Served) -> None:
-    connection = dial(server.port, token=TOKEN, machine=bytes(32))
     payload = dump({"add": 0})
-    first = b"".join(encode_frame(MessageType.EXEC, FLAG_AWAIT, 0, 1, payload.pickle, [], connection._mac))
-    connection.wire.sock.sendall(first)
-    connection.state.sending(MessageType.EXEC)
-    assert connection.receive().kind == MessageType.OK
-    connection.wire.sock.sendall(first)
-    with pytest.raises(BrokenConnection):
+    with dial(server.port, token=TOKEN, machine=bytes(32)) as connection:
+        first = b"".join(encode_frame(MessageType.EXEC, FLAG_AWAIT, 0, 1, payload.pickle, [], connection._mac))
+        connection.wire.sock.sendall(first)
         connection.state.sending(MessageType.EXEC)
-        connection.receive()
-    connection.close()
+        assert connection.receive().kind == MessageType.OK
+        connection.wire.sock.sendall(first)
+        assert read_to_end(connection.wire.sock) == b""
+    with dial(server.port, token=TOKEN, machine=bytes(32)) as connection:
+        encode_frame(MessageType.EXEC, FLAG_AWAIT, 0, 1, payload.pickle, [], connection._mac)  # this one is left out
+        connection.wire.send(encode_frame(MessageType.EXEC, FLAG_AWAIT, 0, 2, payload.pickle, [], connection._mac))
+        assert read_to_end(connection.wire.sock) == b""
 
 
 def test_an_answer_that_was_changed_on_the_way_is_not_read(server: Served) -> None:
@@ -469,7 +460,7 @@ def test_tls_with_certificates_of_both_sides(files: Files) -> None:
             with pytest.raises(AuthenticationError, match="TLS") as caught:
                 server.client(tls=tls).execute({"add": 1})
             assert caught.value.executed is False
-        assert server.client().status()["requests"] == 4
+        assert server.client().status()["requests"] == 3
 
 
 def test_frames_go_bare_under_tls_with_a_verified_server_only(files: Files) -> None:
@@ -481,9 +472,8 @@ def test_frames_go_bare_under_tls_with_a_verified_server_only(files: Files) -> N
         server.port
     ) as proxy:
         for context, bare in ((verified, True), (unverified, False)):
-            connection = dial(proxy.port, token=TOKEN, context=context)
-            assert (connection.opening.send_key is None) == bare
-            connection.close()
+            with dial(proxy.port, token=TOKEN, context=context) as connection:
+                assert (connection.opening.send_key is None) == bare
         assert server.client(ssl_context=unverified, port=proxy.port).execute({"add": 1}, await_response=True) == {"count": 1}
 
 
@@ -548,10 +538,9 @@ def test_tls_by_token() -> None:
             server.client(token=WRONG).execute({"add": 1})
         with pytest.raises(BgpyError):
             server.client(tls=None).execute({"add": 1})
-        connection = dial(server.port, token=TOKEN, context=server.client()._dialer.context, machine=bytes(32))
-        assert connection.opening.send_key is None
-        assert connection.wire.tls.version() == "TLSv1.3"  # type: ignore[attr-defined]
-        connection.close()
+        with dial(server.port, token=TOKEN, context=server.client()._dialer.context, machine=bytes(32)) as connection:
+            assert connection.opening.send_key is None
+            assert connection.wire.tls.version() == "TLSv1.3"  # type: ignore[attr-defined]
 
 
 @needs_psk

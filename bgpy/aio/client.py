@@ -30,7 +30,7 @@ from bgpy.protocol.calls import (
 )
 from bgpy.protocol.exchange import BrokenConnection, Deliver, Exchange, Instruction, Open, Receive, Transmit
 from bgpy.protocol.frames import FLAG_MORE, Frame
-from bgpy.protocol.handshake import Opening
+from bgpy.protocol.handshake import Admission, Opening
 from bgpy.protocol.states import State
 
 Lane = PoolLane[AsyncConnection]
@@ -224,9 +224,12 @@ class AsyncClient(Caller):
         if connection is None or instruction.resume or not connection.quiet():
             lane.drop()
             connection = await dial(self._dialer, self._hello(lane.index, instruction), self._time_to_open(wait))
-            lane.connection = connection
             self._connections.add(connection)
             connection.ended.add_done_callback(partial(self._forget, connection))
+            if connection.opening.admission is Admission.OK:
+                lane.connection = connection
+            else:
+                connection.close()  # it was not let in: of no use to the lane's next request
         return self._check_opening(connection.opening, instruction, kind)
 
     def _forget(self, connection: AsyncConnection, ended: asyncio.Future[None]) -> None:

@@ -367,23 +367,24 @@ async def dial(dialer: Dialer, hello: ClientHello, timeout: float) -> AsyncConne
     try:
         await asyncio.wait([task], timeout=timeout)
     except asyncio.CancelledError:
-        _discard(task)
+        await _discard(task)
         raise
     if not task.done():
-        _discard(task)
+        await _discard(task)
         raise ConnectError(dialer.address, f"no answer within {timeout:g} s")
     return task.result()
 
 
-def _discard(task: asyncio.Task[AsyncConnection]) -> None:
-    """Give up a connection that is being made, or has just been made."""
+async def _discard(task: asyncio.Task[AsyncConnection]) -> None:
+    """Give up a connection that is being made, or has just been made; returns after some turns of the loop, when it is closed."""
 
     def close(task: asyncio.Task[AsyncConnection]) -> None:
         if not task.cancelled() and task.exception() is None:
             task.result().close()
 
-    task.cancel()
     task.add_done_callback(close)
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def _dial(dialer: Dialer, hello: ClientHello) -> AsyncConnection:

@@ -47,23 +47,36 @@ class Place(NamedTuple):
 
 
 class Access(NamedTuple):
-    """How to get in: the token, None for the one that this user's programs share, and TLS."""
+    """How to get in: where the token comes from, and TLS."""
 
-    token: str | None
+    ask: bool
+    token_file: str | None
+    no_token: bool
     tls: Tls
 
-    def __repr__(self) -> str:
-        return "Access(...)"  # never the token
+    def read_token(self) -> str | None:
+        """Return the token, None for the one that this user's programs share. Asks for it where that is wanted, so last of all."""
+        if self.ask:
+            token: str = click.prompt("Token", hide_input=True, err=True)
+            return token
+        if self.token_file is not None:
+            with click.open_file(self.token_file, encoding="utf-8", errors="surrogateescape") as file:
+                token = file.read().strip()
+            if not token:
+                raise click.UsageError(f"{self.token_file} is empty; use --no-token for no token")
+            return token
+        return "" if self.no_token else None
 
     def client(self, place: Place) -> Client:
         """Return a client of the server; by name it is connected already."""
+        token = self.read_token()
         if place.name is not None:
             from bgpy.attach import connect
 
-            return connect(place.name, token=self.token, tls=self.tls)
+            return connect(place.name, token=token, tls=self.tls)
         from bgpy.client import Client
 
-        return Client(place.host, place.port, self.token, tls=self.tls)
+        return Client(place.host, place.port, token, tls=self.tls)
 
 
 def check_name(name: str) -> str:
@@ -126,25 +139,12 @@ def access_options(function: F) -> F:
         cafile: str | None,
         **others: Any,
     ) -> Any:
-        token = _read_token(ask, token_file, no_token)
-        return function(*args, access=Access(token, _read_tls(tls, certfile, keyfile, cafile)), **others)
+        if ask + (token_file is not None) + no_token > 1:
+            raise click.UsageError("--token, --token-file and --no-token exclude each other")
+        access = Access(ask, token_file, no_token, _read_tls(tls, certfile, keyfile, cafile))
+        return function(*args, access=access, **others)
 
     return command  # type: ignore[return-value]
-
-
-def _read_token(ask: bool, token_file: str | None, no_token: bool) -> str | None:
-    if ask + (token_file is not None) + no_token > 1:
-        raise click.UsageError("--token, --token-file and --no-token exclude each other")
-    if ask:
-        token: str = click.prompt("Token", hide_input=True, err=True)
-        return token
-    if token_file is not None:
-        with click.open_file(token_file, encoding="utf-8", errors="surrogateescape") as file:
-            token = file.read().strip()
-        if not token:
-            raise click.UsageError(f"{token_file} is empty; use --no-token for no token")
-        return token
-    return "" if no_token else None
 
 
 def _read_tls(tls: str | None, certfile: str | None, keyfile: str | None, cafile: str | None) -> Tls:

@@ -56,7 +56,7 @@ def server(
     made = Server(
         host,
         port,
-        access.token,
+        access.read_token(),
         log_level=log_level,
         log_file=log_file,
         init_file=init_file,

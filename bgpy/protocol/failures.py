@@ -39,7 +39,7 @@ def dump_failure(failure: BgpyError, exception: BaseException | None = None) -> 
     return dump(message)._replace(by_value=by_value)
 
 
-def load_failure(pickle: bytes | memoryview) -> BgpyError:
+def load_failure(pickle: bytes | bytearray | memoryview) -> BgpyError:
     """
     Return the error of an ERROR frame, with `__cause__` where the exception can be unpickled here.
 

@@ -17,6 +17,7 @@ from bgpy.system import anonymous_memory
 #: kind, flags, number of buffers, part, request number, length of the pickle.
 HEADER = struct.Struct("!BBHIQQ")
 _HEADER_SIZE = HEADER.size
+_unpack_header = HEADER.unpack_from
 _LENGTH = struct.Struct("!Q")
 _COUNT = struct.Struct("!Q")
 
@@ -32,7 +33,7 @@ FLAG_MORE = 0x08
 FLAG_BY_VALUE = 0x10
 #: Reserved: buffers of kind BUFFER_SHARED lie in shared memory.
 FLAG_SHARED = 0x80
-_KNOWN_FLAGS = FLAG_AWAIT | FLAG_CONFIRM | FLAG_STREAM | FLAG_MORE | FLAG_BY_VALUE
+_UNKNOWN_FLAGS = ~(FLAG_AWAIT | FLAG_CONFIRM | FLAG_STREAM | FLAG_MORE | FLAG_BY_VALUE)
 
 #: The kind of a buffer is the top byte of its length field.
 BUFFER_INLINE = 0
@@ -70,7 +71,7 @@ class Frame(NamedTuple):
     flags: int
     part: int
     number: int
-    pickle: bytes | memoryview
+    pickle: bytes | bytearray | memoryview
     buffers: list[memoryview]
 
 
@@ -163,10 +164,14 @@ class FrameReader:
     @property
     def idle(self) -> bool:
         """Whether no byte of an unfinished frame has arrived."""
-        return self._start == self._end and not self._head
+        return not self._end and not self._head
 
     def memory(self) -> memoryview:
         """Return the memory to fill next, never empty."""
+        if not self._end:
+            if self._parts:
+                return self._parts[self._part][self._filled :]
+            return self._view
         if self._parts:
             return self._parts[self._part][self._filled :]
         if self._start:
@@ -175,6 +180,19 @@ class FrameReader:
             self._view[: len(rest)] = rest
             self._start, self._end = 0, len(rest)
         return self._view[self._end :]
+
+    def advance_first(self, count: int) -> Frame | None:
+        """
+        Do as `advance` and `next_frame` do, for a reader that was idle: the usual frame, small and whole, in one step.
+
+        None means that `next_frame` is to be asked.
+        """
+        if count >= _HEADER_SIZE and self._mac is None:
+            kind, flags, buffers, part, number, length = _unpack_header(self._small)
+            if length + _HEADER_SIZE == count and length <= self.max_size and not buffers and not flags & _UNKNOWN_FLAGS:
+                return _new_tuple(Frame, (kind, flags, part, number, self._small[_HEADER_SIZE:count], []))
+        self._end = count
+        return None
 
     def advance(self, count: int) -> None:
         """Take note that `count` bytes of `memory()` were filled."""
@@ -198,6 +216,8 @@ class FrameReader:
             self._start += count
             self._filled += count
             self._next_part()
+        if self._start == self._end:
+            self._start = self._end = 0
 
     def next_frame(self) -> Frame | None:
         """
@@ -216,7 +236,7 @@ class FrameReader:
         if available < _HEADER_SIZE:
             return None
         kind, flags, buffers, part, number, length = HEADER.unpack_from(self._small, self._start)
-        if flags & ~_KNOWN_FLAGS or buffers > MAX_BUFFERS:
+        if flags & _UNKNOWN_FLAGS or buffers > MAX_BUFFERS:
             raise RemoteProtocolError(f"A frame has unknown flags ({flags:#04x}) or too many buffers ({buffers})")
         if not buffers and length <= SMALL_SIZE - HEADER.size - self._tail_size:
             return self._cut_small(kind, flags, part, number, length)

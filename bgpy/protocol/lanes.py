@@ -59,18 +59,18 @@ class Answer:
     Sending holds this answer's lock, so that parts leave in their order and a replay cannot overtake them.
     """
 
-    __slots__ = ("_discarded", "_kept", "_kept_size", "_lock", "_next_part", "_outlet", "_table", "ended", "number")
+    #: Whether the last part is out.
+    ended = False
+    _next_part = 0
+    _kept_size = 0
+    _discarded = False
 
     def __init__(self, table: LaneTable, number: int, outlet: Outlet) -> None:
         self.number = number
-        self.ended = False
         self._table = table
         self._lock = threading.Lock()
         self._outlet: Outlet | None = outlet
-        self._next_part = 0
         self._kept: list[tuple[int, int, int, Payload]] = []
-        self._kept_size = 0
-        self._discarded = False
 
     @property
     def connected(self) -> bool:
@@ -90,11 +90,16 @@ class Answer:
             if self.ended:
                 raise LocalProtocolError("The last part of this answer is out")
             part = self._next_part
-            self._next_part += 1
+            self._next_part = part + 1
             self.ended = not flags & FLAG_MORE
             # Kept before it is sent: a resume may come while the send still blocks on the old connection.
             if not self._discarded:
-                self._keep(part, kind, flags, payload)
+                size = self._kept_size + len(payload.pickle)
+                if payload.buffers or size > _LARGE_ANSWER:
+                    self._keep_large(part, kind, flags, payload)
+                else:
+                    self._kept.append((part, kind, flags, payload))
+                    self._kept_size = size
             outlet = self._outlet
             if outlet is not None and not outlet.send_frame(kind, flags, part, self.number, payload):
                 self._outlet = None
@@ -133,12 +138,7 @@ class Answer:
         size, self._kept, self._kept_size = self._kept_size, [], 0
         return size
 
-    def _keep(self, part: int, kind: int, flags: int, payload: Payload) -> None:
-        size = len(payload.pickle)
-        if not payload.buffers and self._kept_size + size <= _LARGE_ANSWER:
-            self._kept.append((part, kind, flags, payload))
-            self._kept_size += size
-            return
+    def _keep_large(self, part: int, kind: int, flags: int, payload: Payload) -> None:
         buffers_size = frame_size(b"", payload.buffers)
         if buffers_size > MAX_KEPT_BUFFERS:
             # Live memory of the task, and a third copy: whoever comes back hears that it is lost.
@@ -146,7 +146,7 @@ class Answer:
             return
         if payload.buffers:
             payload = payload._replace(buffers=[memoryview(bytes(buffer)) for buffer in payload.buffers])
-        size += buffers_size
+        size = len(payload.pickle) + buffers_size
         self._kept.append((part, kind, flags, payload))
         self._kept_size += size
         while self._kept_size > MAX_KEPT_BUFFERS and len(self._kept) > 1:
@@ -248,10 +248,11 @@ class LaneTable:
             if lane.owner is not owner:
                 return Verdict.FENCED, None
             if number > lane.number:
-                self._settle(lane)
+                if lane.answer is not None:
+                    self._settle(lane)
                 lane.number = number
-                lane.answer = Answer(self, number, owner)
-                return Verdict.FRESH, lane.answer
+                answer = lane.answer = Answer(self, number, owner)
+                return Verdict.FRESH, answer
             if number == lane.number and lane.answer is not None:
                 return Verdict.REPLAY, lane.answer
             return Verdict.STALE, None

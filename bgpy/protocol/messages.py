@@ -141,7 +141,7 @@ def dump(obj: object, *, max_buffers: int = 1000) -> Payload:
         raise _pickling_error(exc, obj) from exc
 
 
-def load(pickle: bytes | memoryview, buffers: Sequence[Any] = ()) -> object:
+def load(pickle: bytes | bytearray | memoryview, buffers: Sequence[Any] = ()) -> object:
     """
     Unpickle a message. Blocks as long as the imports and ``__setstate__`` methods in it do; safe from several threads.
 
@@ -161,16 +161,12 @@ def load(pickle: bytes | memoryview, buffers: Sequence[Any] = ()) -> object:
     """
     try:
         if pickle[0] == _PICKLE_START:
-            return _unpickle(pickle, buffers)
-        return load_with_modules(pickle, partial(_unpickle, buffers=buffers))
+            return _pickle.loads(pickle, buffers=buffers)
+        return load_with_modules(pickle, partial(_pickle.loads, buffers=buffers))
     except (KeyboardInterrupt, SerializationError):
         raise
     except BaseException as exc:  # a user's __setstate__ can raise anything, SystemExit too
         raise SerializationError(f"Cannot unpickle the message: {_describe(exc)}", None, _missing_module(exc)) from exc
-
-
-def _unpickle(pickle: bytes | memoryview, buffers: Sequence[Any]) -> object:
-    return _pickle.loads(pickle, buffers=buffers)
 
 
 def key_of_module(obj: dict[Any, Any], module: str) -> str | None:

@@ -33,13 +33,13 @@ _LENGTH_SIZE = 8
 _KEPT_VERSIONS = 8
 
 
-def join(modules: list[Shipped], pickle: bytes | memoryview) -> bytes:
+def join(modules: list[Shipped], pickle: bytes | bytearray | memoryview) -> bytes:
     """Put modules in front of the pickle that needs them."""
     listed = marshal.dumps([tuple(module) for module in modules], 2)
     return b"".join((_MARKER, len(listed).to_bytes(_LENGTH_SIZE, "big"), listed, pickle))
 
 
-def split(data: bytes | memoryview) -> tuple[list[Shipped], memoryview]:
+def split(data: bytes | bytearray | memoryview) -> tuple[list[Shipped], memoryview]:
     """
     Undo `join`.
 
@@ -67,7 +67,7 @@ def _is_sound(module: Shipped) -> bool:
     return all(type(text) is str for text in texts) and type(module.is_package) is bool
 
 
-def load_with_modules(data: bytes | memoryview, unpickle: Callable[[memoryview], object]) -> object:
+def load_with_modules(data: bytes | bytearray | memoryview, unpickle: Callable[[memoryview], object]) -> object:
     """
     Unpickle a message that has modules in front. Blocks while another such message is unpickled: it could swap the modules.
 

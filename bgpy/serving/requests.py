@@ -58,8 +58,8 @@ class Request(ClientSocket):
 
     def message(self) -> dict[str, Any]:
         """Unpickle what the client sent; once. Raises SerializationError."""
-        assert self._frame is not None
         frame, self._frame = self._frame, None
+        assert frame is not None
         message = load(frame.pickle, frame.buffers)
         if not isinstance(message, dict):
             raise SerializationError(f"The message is {type(message).__name__}, not a dict")

@@ -105,7 +105,8 @@ class Service:
         ticket = self.turns.draw()
         # Confirmed before the turn comes: that means claimed, understood and in the queue, not finished.
         message, wrong = self._understand(request, confirm=tasks is not None)
-        ticket.wait()
+        if ticket.gate is not None:
+            ticket.wait()
         try:
             if wrong is not None:
                 raise wrong
@@ -120,7 +121,8 @@ class Service:
                 self._state = outcome
         finally:
             self.turns.release()
-        self._settle(request, outcome)
+        if not (isinstance(outcome, dict) and request.settled):
+            self._settle(request, outcome)
 
     def close(self) -> Ticket:
         """Refuse new requests, and draw the last ticket: it is for the exit task."""

@@ -14,16 +14,16 @@ from bgpy.errors import ServerEndingError
 class Ticket:
     """One place in the queue of a `TurnLock`. Use as a context manager: waits for the turn, and passes it on."""
 
-    __slots__ = ("_gate", "_lock", "granted", "refused")
+    __slots__ = ("_lock", "gate", "granted", "refused")
 
     def __init__(self, lock: TurnLock, granted: bool) -> None:
         self._lock = lock
         self.granted = granted
         self.refused = False
-        self._gate: threading.Lock | None = None
+        self.gate: threading.Lock | None = None
         if not granted:
-            self._gate = threading.Lock()
-            self._gate.acquire()
+            self.gate = threading.Lock()
+            self.gate.acquire()
 
     def wait(self, timeout: float | None = None) -> bool:
         """
@@ -31,7 +31,7 @@ class Ticket:
 
         Raises ServerEndingError where the lock was abandoned first.
         """
-        if self._gate is not None and not self._gate.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+        if self.gate is not None and not self.gate.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
             return self._lock.give_up(self)
         if self.refused:
             raise ServerEndingError
@@ -39,8 +39,8 @@ class Ticket:
 
     def open_gate(self) -> None:
         """Wake whoever waits."""
-        if self._gate is not None:
-            self._gate.release()
+        if self.gate is not None:
+            self.gate.release()
 
     def __enter__(self) -> Ticket:
         self.wait()

@@ -134,6 +134,7 @@ def background_server(task_set: Any = COUNTER, **options: Any) -> Iterator[Serve
             assert wait_for_end(server.pid, start_time, 10)
 
 
+@contextlib.contextmanager
 def dial(
     port: int,
     *,
@@ -143,7 +144,11 @@ def dial(
     max_size: int = 1 << 30,
     machine: bytes | None = None,
     host: str = "127.0.0.1",
-) -> Connection:
-    """Open a connection as a client would."""
+) -> Iterator[Connection]:
+    """Open a connection as a client does, for tests that then misbehave."""
     dialer = Dialer(host, port, find_token(token), context, False, max_size, machine or machine_identity())
-    return dialer.dial(hello, 20)
+    connection = dialer.dial(hello, 20)
+    try:
+        yield connection
+    finally:
+        connection.close()
