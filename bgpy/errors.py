@@ -179,7 +179,8 @@ class VersionMismatchError(ProtocolError):
         self.theirs = theirs
 
     def __str__(self) -> str:
-        return f"This side speaks protocol version {self.ours}, the other {self.theirs}. Install the same bgpy on both sides."
+        versions = f"This side speaks protocol version {self.ours}, the other {self.theirs}"
+        return f"{versions}. Install the same version of bgpy on both sides."
 
 
 class MessageTooLargeError(ProtocolError):

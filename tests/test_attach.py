@@ -110,6 +110,12 @@ def test_start_attaches_to_the_server_that_runs_and_leaves_its_tasks(servers: Re
     assert len(servers.running()) == 1
 
 
+def test_tasks_are_not_sent_to_a_server_that_has_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    bgpy.start("models", EXAMPLE).close()
+    monkeypatch.setattr(bgpy.Client, "initialize", lambda *args, **options: pytest.fail("They were sent."))
+    bgpy.start("models", EXAMPLE).close()
+
+
 def test_start_gives_its_tasks_to_a_server_that_has_none() -> None:
     with bgpy.start("models") as bare:
         assert bare.status()["initialized"] is False

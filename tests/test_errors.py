@@ -30,7 +30,7 @@ SAMPLES: dict[str, tuple[BgpyError, str]] = {
     "LocalProtocolError": (errors.LocalProtocolError("Sent too early"), "Sent too early."),
     "RemoteProtocolError": (errors.RemoteProtocolError("No magic; is it bgpy?"), "is it bgpy?."),
     "VersionMismatchError": (errors.VersionMismatchError("1", "2-3"), "Install the same version of bgpy on both sides."),
-    "MessageTooLargeError": (errors.MessageTooLargeError(10**10, 10**9, True), "or send it in parts."),
+    "MessageTooLargeError": (errors.MessageTooLargeError(10**10, 10**9, True), "on both sides."),
     "SerializationError": (
         errors.SerializationError("No such module", "model", "shop"),
         "Install the module 'shop' on the side that lacks it.",
@@ -39,7 +39,7 @@ SAMPLES: dict[str, tuple[BgpyError, str]] = {
     "AlreadyInitializedError": (errors.AlreadyInitializedError(), "or terminate it first."),
     "NotInitializedError": (errors.NotInitializedError(), "Call Client.initialize(init_task, exec_task, exit_task) first."),
     "RemoteError": (errors.RemoteError("KeyError", "'x'", "Traceback: ...\n  line 1"), "  line 1"),
-    "InvalidResultError": (errors.InvalidResultError("exec_task", "list"), "Return the (changed) state from the task."),
+    "InvalidResultError": (errors.InvalidResultError("exec_task", "list"), "Return the state from the task."),
     "NoResponseError": (errors.NoResponseError(), "or do not await a response."),
     "AnswerLostError": (errors.AnswerLostError("too large to keep"), "do not send the request again."),
     "ResponseError": (errors.ResponseError("The last response is out; use more=True"), "use more=True."),

@@ -55,7 +55,7 @@ class Access(NamedTuple):
     tls: Tls
 
     def read_token(self) -> str | None:
-        """Return the token, None for the one that this user's programs share. Asks for it where that is wanted, so last of all."""
+        """Return the token, None for the one that all programs of this user share. May ask for it, so call it last."""
         if self.ask:
             token: str = click.prompt("Token", hide_input=True, err=True)
             return token
