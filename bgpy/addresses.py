@@ -57,8 +57,10 @@ def resolve_addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, 
     """
     Find every TCP address of a host as (family, socket address), in the resolver's order; "" means all of this machine's.
 
-    May block on the network for a name. Raises ConnectError where the host is unknown.
+    May block on the network for a name. Raises ConnectError where the host is unknown, or the port is none.
     """
+    if not 0 <= port <= 0xFFFF:  # the resolver would take it modulo 65,536
+        raise ConnectError(f"{host}:{port}", "a port is a number from 0 to 65535")
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=0 if host else socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:  # UnicodeError: a label that is empty or too long for IDNA

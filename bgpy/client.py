@@ -287,6 +287,9 @@ class Client(Caller):
 
     def _take(self, wait: Wait) -> Lane:
         self._check_process()
+        lane = self._pool.take_free()
+        if lane is not None:
+            return lane
         lane = self._pool.oldest_draining()
         if lane is not None:
             if lane.connection is not None and not lane.connection.quiet():
@@ -303,12 +306,17 @@ class Client(Caller):
 
     def _first_frame(self, call: Call, timeout: float | None) -> Frame:
         """Make a call and return the first part of its answer."""
-        wait = self._wait(timeout)
+        wait = Wait(self.timeout if timeout is None else timeout)
         lane = self._take(wait)
         draining = False
         try:
             exchange = self._new_exchange(lane, call)
-            frame = self._at_once(lane, exchange, wait) or next(self._drive(lane, exchange, wait))
+            connection = lane.connection
+            frame = None
+            if connection is not None and not lane.draining and connection.quiet():
+                frame = self._at_once(connection, lane, exchange, wait)
+            if frame is None:
+                frame = next(self._drive(lane, exchange, wait))
             draining = bool(frame.flags & FLAG_MORE)
         finally:
             self._give_back(lane, draining=draining)
@@ -317,11 +325,8 @@ class Client(Caller):
     def _new_exchange(self, lane: Lane, call: Call) -> Exchange:
         return Exchange(self._dialer.address, lane.numbers, call.kind, call.flags, call.payload)
 
-    def _at_once(self, lane: Lane, exchange: Exchange, wait: Wait) -> Frame | None:
-        """Do the usual thing over a connection that lives, without the detour over instructions; None where there is more to it."""
-        connection = lane.connection
-        if connection is None or lane.draining or not connection.wire.quiet():
-            return None
+    def _at_once(self, connection: Connection, lane: Lane, exchange: Exchange, wait: Wait) -> Frame | None:
+        """Do the usual thing over a connection that lives, without the detour over instructions; None where it has broken."""
         if connection.opening.instance in held_instances.get():
             raise OwnServerError(self._dialer.address)
         exchange.begin(connection.opening)

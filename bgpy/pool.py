@@ -123,10 +123,18 @@ class LanePool(Lanes[C]):
         with self._lock:
             return self.take_now() or self._wait_for_lane(timeout)
 
+    def take_free(self) -> PoolLane[C] | None:
+        """Take the first free lane, None where there is none or one drains: the usual case of `take`, in the fewest steps."""
+        with self._lock:
+            return heapq.heappop(self._free) if self._free and not self._draining else None
+
     def give_back(self, lane: PoolLane[C]) -> None:
         """Give a lane back, and wake one thread that waits for it."""
         with self._lock:
-            super().give_back(lane)
+            if lane.draining or self._closed:
+                super().give_back(lane)
+            else:
+                heapq.heappush(self._free, lane)
             if self._waiting:
                 self._changed.notify()
 

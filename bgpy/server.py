@@ -150,7 +150,7 @@ class Server:
         try:
             loopback = all_loopback(resolve_addresses(self.host, self.port))
         except ConnectError as error:
-            raise ServerStartError(f"the host {self.host!r} is not known: {error.reason}") from error
+            raise ServerStartError(f"cannot listen on {error.address}: {error.reason}") from error
         if token:
             check_token_strength(token, loopback=loopback)
         elif not loopback and not self._insecure:

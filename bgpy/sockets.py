@@ -64,7 +64,10 @@ class Connection:
         self._reader = FrameReader(max_size, None if opening.receive_key is None else FrameMac(opening.receive_key))
         self._mac = None if opening.send_key is None else FrameMac(opening.send_key)
         self._receive_into = wire.receive_into
+        self._receive_now = wire.receive_now
         self._send = wire.send
+        #: An answer that came before its request had left.
+        self._early: Frame | None = None
 
     @property
     def refused(self) -> Header | None:
@@ -78,10 +81,22 @@ class Connection:
         Send one frame; blocks while the other side takes no bytes, up to `PROGRESS_TIMEOUT` for each.
 
         Raises `BrokenConnection` with the number of bytes handed over, LocalProtocolError, and TimeoutError at the monotonic
-        instant `deadline`: then the last byte has not been handed over, and the connection is of no more use.
+        instant `deadline`: then the last byte has not been handed over, and the connection is of no more use. A server that
+        refuses a request for its size answers before it has come, and closes: then there is something to `receive`.
         """
         self.state.sending(kind, flags & FLAG_MORE)
-        self._send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac), deadline)
+        try:
+            self._send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac), deadline)
+        except BrokenConnection as broken:
+            if not broken.written or not self._answered_early():
+                raise
+
+    def _answered_early(self) -> bool:
+        try:
+            self._early = self.receive(time.monotonic())
+        except (TimeoutError, BrokenConnection, BgpyError):
+            return False  # no answer: how the request broke off is all that is known
+        return True
 
     def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
         """Send one frame of an answer; False where the connection is broken, and then it is ended for good."""
@@ -111,15 +126,20 @@ class Connection:
         RemoteProtocolError, MessageTooLargeError
             What `FrameReader.next_frame` and the table of states raise.
         """
+        if self._early is not None:
+            early, self._early = self._early, None
+            return early
         reader = self._reader
         frame = None
         if reader.idle:
             try:
-                timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-                count = self._receive_into(reader.memory(), timeout)
-            except TimeoutError:
-                raise
+                if deadline is None and self._receive_now is not None:
+                    count = self._receive_now(reader.memory())
+                else:
+                    count = self._receive_into(reader.memory(), None if deadline is None else max(deadline - time.monotonic(), 0))
             except OSError as error:
+                if _is_deadline(error):
+                    raise
                 raise BrokenConnection(error.strerror or str(error)) from error
             if not count:
                 raise BrokenConnection("the other side closed the connection")
@@ -142,12 +162,12 @@ class Connection:
             timeout, deadline = PROGRESS_TIMEOUT, None
         try:
             count = self._receive_into(reader.memory(), timeout)
-        except TimeoutError:
+        except OSError as error:
+            if not _is_deadline(error):
+                raise BrokenConnection(error.strerror or str(error)) from error
             if deadline is not None:
                 raise
             raise BrokenConnection(f"no byte of a frame under way came for {PROGRESS_TIMEOUT:g} s") from None
-        except OSError as error:
-            raise BrokenConnection(error.strerror or str(error)) from error
         if not count:
             raise BrokenConnection("the other side closed the connection within a frame")
         reader.advance(count)
@@ -180,6 +200,11 @@ class Connection:
         """Close the socket; nothing may be reading it. Again is fine."""
         self.state.closed()
         self.wire.sock.close()
+
+
+def _is_deadline(error: OSError) -> bool:
+    """Tell our own deadline from that of the kernel, which has a number: a peer that keepalive has found dead."""
+    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def end_politely(sock: socket.socket) -> None:
@@ -460,7 +485,8 @@ class ClientSocket:
                 self.responded = not more
                 return
             payload = dump(response)
-            self._check(payload, opening)
+            if payload.buffers or payload.by_value or len(payload.pickle) > opening.peer_max_size:
+                self._check(payload, opening)
             flags = FLAG_BY_VALUE if payload.by_value else 0
             answer.send(MessageType.OK, flags | FLAG_MORE if more else flags, payload)
         except LocalProtocolError:

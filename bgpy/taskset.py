@@ -131,4 +131,8 @@ def _takes_argument(task: Callable[..., Any]) -> bool:
     import inspect
 
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return any(parameter.kind in positional for parameter in inspect.signature(task).parameters.values())
+    try:
+        parameters = inspect.signature(task).parameters.values()
+    except ValueError:  # dict and other builtins that do not tell theirs
+        return False
+    return any(parameter.kind in positional for parameter in parameters)

@@ -67,6 +67,12 @@ def test_impossible_hosts_are_connect_errors(host: str) -> None:
     assert caught.value.address == f"{host}:80"
 
 
+@pytest.mark.parametrize("port", [-1, 65_536, 99_999])
+def test_ports_that_are_none_are_connect_errors_and_not_another_port(port: int) -> None:
+    with pytest.raises(ConnectError, match="from 0 to 65535"):
+        resolve_addresses("127.0.0.1", port)
+
+
 def test_unknown_hosts_are_connect_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> object:
         raise socket.gaierror(-2, "Name or service not known")

@@ -22,8 +22,10 @@ from support.servers import COUNTER, Served, background_server, count, nothing, 
 
 import bgpy
 from bgpy.aio import AsyncClient, waiting
-from bgpy.aio.connection import _MAX_UNREAD, _PIECE
+from bgpy.aio import connection as connection_module
+from bgpy.aio.connection import _MAX_UNREAD, _PIECE, AsyncConnection, _pieces
 from bgpy.aio.waiting import LaneQueue, within
+from bgpy.calling import Wait
 from bgpy.client import Client
 from bgpy.errors import (
     AlreadyInitializedError,
@@ -48,7 +50,7 @@ from bgpy.protocol.failures import dump_failure
 from bgpy.protocol.frames import HEADER
 from bgpy.protocol.messages import MessageType, dump
 from bgpy.sockets import ClientSocket, end_politely
-from bgpy.system import wait_for_end
+from bgpy.tls import check_token_tls
 
 Args = dict[str, Any]
 State = dict[str, Any]
@@ -109,7 +111,7 @@ def echo(client_socket: ClientSocket, state: State, args: Args) -> State:
 @in_loop
 async def test_every_verb_with_a_detached_server() -> None:
     with background_server(None) as server:
-        async with AsyncClient(port=server.port, timeout=20) as client:
+        async with AsyncClient(port=server.port, timeout=20, max_connections=1) as client:
             with pytest.raises(NotInitializedError):
                 await client.execute({"add": 1})
             with pytest.raises(NotInitializedError):
@@ -137,6 +139,25 @@ async def test_terminate_returns_what_the_exit_task_says_when_the_port_is_free()
             assert await client.terminate(await_response=True) == {"count": 3, "ended": True}
             with running_server(port=first.port):
                 assert await client.execute({}, await_response=True) == {"count": 0}
+
+
+@in_loop
+async def test_terminate_returns_when_the_server_has_closed_the_connection() -> None:
+    release = threading.Event()
+
+    def serve(sock: Any) -> None:
+        connection = open_as_server(sock)
+        frame = connection.receive()
+        connection.transmit(MessageType.OK, 0, 0, frame.number, dump({"message": "Received 'EXIT'"}))
+        assert release.wait(20)
+
+    with FalseServer(serve) as server:
+        async with AsyncClient(port=server.port) as client:
+            ending = asyncio.ensure_future(client.terminate())
+            done, _ = await asyncio.wait([ending], timeout=0.2)
+            release.set()
+            assert not done
+            assert await ending == {"message": "Received 'EXIT'"}
 
 
 @in_loop
@@ -175,8 +196,6 @@ def test_large_arrays_go_both_ways_and_can_be_written_to(maced: bool, monkeypatc
 
 
 def test_a_large_request_is_cut_into_views_and_small_parts_are_joined() -> None:
-    from bgpy.aio.connection import _pieces
-
     large = memoryview(bytearray(range(256)) * 2048)
     parts = [b"head", b"p" * _PIECE, large, b"a", b"b"]
     pieces = list(_pieces(parts))
@@ -184,6 +203,44 @@ def test_a_large_request_is_cut_into_views_and_small_parts_are_joined() -> None:
     assert max(map(len, pieces)) <= _PIECE
     assert [piece.obj is large.obj for piece in pieces if isinstance(piece, memoryview)] == [True] * (len(large) // _PIECE)
     assert pieces[-1] == b"ab"
+
+
+class Hungry:
+    """A transport that takes whatever it gets."""
+
+    limits: tuple[int, ...] = ()
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+
+    def set_write_buffer_limits(self, *limits: int) -> None:
+        self.limits = limits
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, piece: Any) -> None:
+        self.taken += piece
+
+
+@in_loop
+async def test_a_large_request_to_a_fast_reader_lets_the_loop_do_other_work() -> None:
+    transport: Any = Hungry()
+    connection = AsyncConnection(asyncio.get_running_loop(), 1 << 30)
+    connection.connection_made(transport)
+    connection.state.opened()
+    payload = dump({"data": numpy.zeros(50 * _PIECE, "u1")})
+    sending = asyncio.ensure_future(connection.transmit(MessageType.EXEC, 0, 0, 1, payload, None))
+    seen = {len(transport.taken)}
+    while not sending.done():
+        await turn_of_the_loop()
+        seen.add(len(transport.taken))
+    await sending
+    assert len(seen) > 20
+    assert transport.limits == (0,)  # what the kernel has not taken has not been handed over
 
 
 @pytest.mark.parametrize("most", [64, 3])
@@ -232,6 +289,7 @@ async def test_a_confirmed_request_leaves_its_connection_to_the_next_one(server:
             await client.execute({"add": 1})
             await client.status()  # the server has answered more than once by now: the end is on its way, or here
         assert (await client.execute({}, await_response=True)) == {"count": 20}
+        assert len(client._connections) < 20  # where the end is here, no new one was made
     async with AsyncClient(port=server.port, max_connections=1) as client:
         await client.execute({"add": 1, "slow": True})
         await begun(slow.begun)
@@ -273,6 +331,17 @@ async def test_a_stream_ends_with_the_task_or_its_error_and_may_be_left_in_the_m
             gc.collect()  # where the collector must find the generator, as on PyPy
             # The lane is free again, and what was left meets nobody.
             assert [part["part"] async for part in client.stream({"parts": 3})] == [0, 1, 2]
+
+
+@in_loop
+async def test_the_time_limit_of_a_stream_is_that_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed: list[Wait] = []
+    with running_server(tasks(speak)) as server:
+        async with AsyncClient(port=server.port) as client:
+            with monkeypatch.context() as patch:
+                patch.setattr(Wait, "renew", lambda wait: renewed.append(wait))
+                assert len([part async for part in client.stream({"parts": 3})]) == 3
+    assert renewed[-3:] == [renewed[0]] * 3  # after each part
 
 
 @in_loop
@@ -378,7 +447,6 @@ async def test_a_cancellation_that_meets_the_end_of_a_wait_is_neither_swallowed_
 
 @in_loop
 async def test_a_port_that_does_not_answer_the_opening_costs_the_connect_timeout_or_a_cancellation() -> None:
-    done = threading.Event()
     with FalseServer(lambda sock: sock.recv(1000) and sock.recv(1)) as server:
         async with AsyncClient(port=server.port, connect_timeout=0.1) as client:
             with pytest.raises(ConnectError, match=r"within 0\.1 s") as caught:
@@ -389,16 +457,11 @@ async def test_a_port_that_does_not_answer_the_opening_costs_the_connect_timeout
                 await client.execute({}, timeout=0.1)
             opening = asyncio.ensure_future(client.execute({}))
             while server.served < 3:
-                await client_turn(client)
+                await asyncio.get_running_loop().run_in_executor(None, nothing)  # as long as a thread takes to begin
             opening.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await opening
-    done.set()
-
-
-async def client_turn(client: AsyncClient) -> None:
-    """Wait as long as a thread of the default executor takes to begin."""
-    await asyncio.get_running_loop().run_in_executor(None, nothing)
+            assert asyncio.all_tasks() == {asyncio.current_task()}  # nothing goes on behind the back
 
 
 @in_loop
@@ -434,12 +497,16 @@ async def test_a_connection_found_dead_before_a_byte_is_replaced_silently(server
             assert len(proxy.links) == 2
 
 
+@pytest.mark.parametrize("looked", [True, False])
 @in_loop
-async def test_an_idle_connection_goes_on_with_the_servers_successor() -> None:
+async def test_an_idle_connection_goes_on_with_the_servers_successor(looked: bool) -> None:
     with running_server() as first:
         async with AsyncClient(port=first.port) as client:
             await client.execute({"add": 5}, await_response=True)
-            await asyncio.get_running_loop().run_in_executor(None, first.end)
+            if looked:
+                await asyncio.get_running_loop().run_in_executor(None, first.end)
+            else:
+                first.end()  # the loop stands still meanwhile
             with running_server(port=first.port):
                 assert await client.execute({"add": 1}, await_response=True) == {"count": 1}
 
@@ -452,7 +519,6 @@ async def test_a_request_under_way_is_lost_with_its_server_and_not_sent_to_the_s
             with pytest.raises(ConnectionLostError) as caught:
                 await client.execute({"die": True}, await_response=True)
             assert caught.value.executed is None
-            assert wait_for_end(first.pid or 0, "", 0) or True
             with running_server(port=first.port):
                 assert await client.execute({}, await_response=True) == {"count": 0}
 
@@ -714,6 +780,27 @@ async def test_a_server_that_takes_no_bytes_is_given_up_after_the_timeout() -> N
 
 
 @in_loop
+async def test_a_server_that_does_not_come_back_is_given_up_after_the_timeout() -> None:
+    """The connection is cut after the request, and the new one is taken but never answered."""
+    done = threading.Event()
+
+    def serve(sock: Any) -> None:
+        if server.served == 1:
+            open_as_server(sock).receive()
+        else:
+            assert done.wait(20)
+
+    with FalseServer(serve) as server:
+        async with AsyncClient(port=server.port) as client:
+            try:
+                with pytest.raises(RequestTimeoutError) as caught:
+                    await client.execute({}, timeout=0.2)
+            finally:
+                done.set()
+            assert caught.value.executed is None
+
+
+@in_loop
 async def test_a_closed_client_says_so_and_lets_requests_under_way_end(server: Served, slow: Slow) -> None:
     async with AsyncClient(port=server.port, max_connections=1) as client:
         future = await client.submit({"add": 1, "slow": True})
@@ -763,9 +850,12 @@ async def exercise(server: Served, **options: Any) -> None:
 
 
 @NEEDS_PSK
-def test_tls_by_token() -> None:
+def test_tls_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Any] = []
+    monkeypatch.setattr(connection_module, "check_token_tls", lambda *args: checked.append(check_token_tls(*args)))
     with running_server(tasks(echo), tls="token", entrance={"tls": "token"}) as server:
         asyncio.run(exercise(server, tls="token"))
+    assert checked
 
 
 @NEEDS_PSK

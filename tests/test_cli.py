@@ -454,6 +454,19 @@ def test_foreground_server_tells_its_address_and_ends_by_signal(end: signal.Sign
     assert "Traceback" not in errors
 
 
+def test_installed_command_finds_modules_in_the_working_directory(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    script = tmp_path_factory.mktemp("bin") / "bgpy"  # python -m would put the working directory on the path by itself
+    script.write_text("from bgpy.cli import main\nmain()\n")
+    args = [sys.executable, str(script), "server", "127.0.0.1", "0", "--tasks", "mine"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(args, stdout=pipe, stderr=pipe, text=True, cwd=folder, env=environment()) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert line.startswith("Serving at "), errors
+
+
 def test_foreground_server_logs_to_a_file(tmp_path: Path) -> None:
     log = tmp_path / "log"
     pipe = subprocess.PIPE

@@ -6,7 +6,6 @@ import os
 import pickle
 import socket
 import ssl
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy
 import pytest
+from support.certificates import Files, files
 from support.peers import FalseServer, open_as_server, read_to_end
 from support.proxies import Plan, Proxy
 from support.servers import COUNTER, Served, background_server, count, dial, running_server, start_count, tasks
@@ -394,36 +394,6 @@ def test_tasks_do_not_see_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # TLS
-
-
-class Files:
-    """Two self-signed certificates."""
-
-    def __init__(self, folder: Path) -> None:
-        self.certificate, self.key = self._make(folder, "ours")
-        self.other, self.other_key = self._make(folder, "other")
-
-    @staticmethod
-    def _make(folder: Path, name: str) -> tuple[str, str]:
-        certificate, key = str(folder / f"{name}.pem"), str(folder / f"{name}.key")
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-            + ["-keyout", key, "-out", certificate, "-subj", f"/CN={name}"]
-            + ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "keyUsage=critical,digitalSignature,keyCertSign"],
-            check=True,
-            capture_output=True,
-        )
-        return certificate, key
-
-    def server_context(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate, self.key)
-        return context
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(tmp_path_factory.mktemp("certificates"))
 
 
 def talk(client: Client) -> None:

@@ -150,6 +150,10 @@ def test_an_init_task_gets_the_client_socket_if_it_takes_one(init: Any, gets_soc
     assert state == ({"socket": "the socket"} if gets_socket else {"socket": None})
 
 
+def test_a_builtin_that_does_not_tell_its_arguments_makes_a_state_without_any() -> None:
+    assert TaskSet(dict, exec_task, exit_task).make_state("the socket") == {}  # type: ignore[arg-type]
+
+
 SOURCE = """
 from {helper} import VALUE
 
@@ -189,6 +193,7 @@ def test_a_relative_path_is_taken_from_here(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     write(tmp_path)
     assert TaskSet.from_file("own_tasks.py").make_state(None)["file"] == str(tmp_path / "own_tasks.py")  # type: ignore[arg-type]
+    assert sys.path[0] == str(tmp_path)
 
 
 @pytest.mark.usefixtures("imports")

@@ -220,7 +220,7 @@ class AsyncClient(Caller):
         """See to it that the lane has an open connection: the one it has, if it is alive, or a new one."""
         connection = lane.connection
         if connection is not None and lane.draining:
-            connection = await _drain(lane, connection, wait)
+            connection = await _drain(connection, wait)
         if connection is None or instruction.resume or not connection.quiet():
             lane.drop()
             connection = await dial(self._dialer, self._hello(lane.index, instruction), self._time_to_open(wait))
@@ -312,14 +312,13 @@ class _Course:
         return None
 
 
-async def _drain(lane: Lane, connection: AsyncConnection, wait: Wait) -> AsyncConnection | None:
+async def _drain(connection: AsyncConnection, wait: Wait) -> AsyncConnection | None:
     """Read the end of the lane's last request, which nobody waits for; None where its connection has broken."""
     try:
         while connection.state.state is State.WAITING:
             await connection.receive(wait.left)
     except (BrokenConnection, ProtocolError):
         return None
-    lane.draining = False
     return connection
 
 

@@ -26,8 +26,6 @@ async def within(future: asyncio.Future[T], timeout: float | None) -> T:
         return await future
     finally:
         timer.cancel()
-        if future.done() and not future.cancelled():
-            future.exception()  # seen, so that nobody complains where a cancellation came first
 
 
 def _expire(future: asyncio.Future[T]) -> None:

@@ -15,6 +15,8 @@ from bgpy.taskset import TaskSet
 #: The lane of a client's status requests: they must get through when all other lanes are busy.
 STATUS_LANE = 0xFFFF
 ALREADY_INITIALIZED = {"message": "Already initialized."}
+#: Makes a named tuple without the detour over its own constructor in Python, once for every request.
+_new_tuple = tuple.__new__
 _NO_PAYLOAD = Payload(b"", [], False)
 
 
@@ -36,7 +38,7 @@ def initialize_call(tasks: tuple[Any, ...]) -> Call:
 def execute_call(args: dict[str, Any], flags: int) -> Call:
     """Return the call of the exec task; raises TypeError and SerializationError."""
     _check_dict("args", args)
-    return Call(MessageType.EXEC, flags, dump(args), args)
+    return _new_tuple(Call, (MessageType.EXEC, flags, dump(args), args))
 
 
 def execute_flags(await_response: bool) -> int:

@@ -23,7 +23,7 @@ from bgpy.protocol.frames import FLAG_BY_VALUE, FLAG_MORE, Frame, frame_size
 from bgpy.protocol.handshake import ZERO_ID, Admission, Opening, own_python
 from bgpy.protocol.messages import Payload
 
-#: How often one request is taken up again before it is given up: a line that cuts every connection never lets it through.
+#: How often one request is taken up again without getting on before it is given up: a line may cut every connection.
 MAX_RESUMES = 10
 #: How often a connection that breaks before the request has begun is made anew.
 MAX_OPENINGS = 3
@@ -171,7 +171,8 @@ class Exchange:
                     broken = again
                 except ProtocolError as error:
                     raise self.blame(error) from None
-            if broken.written or self.whole or self._resumes:
+            # Before the request has begun, what was written were bytes of an opening.
+            if self.begun and (broken.written or self.whole or self._resumes):
                 yield from self._resume(broken)
                 continue
             # Not a byte has left: as if the connection had not been there. The number is not used again.
@@ -192,6 +193,7 @@ class Exchange:
             frame = yield _RECEIVE
             assert isinstance(frame, Frame)
             self.accept(frame)
+            self._resumes = 0  # it gets on
             yield Deliver(frame)
             if not frame.flags & FLAG_MORE:
                 return
@@ -207,7 +209,8 @@ class Exchange:
                 broken = again
                 continue
             except BgpyError as failure:
-                raise self._lost(f"{broken.reason}; it could not be taken up again: {failure}") from failure
+                reason = str(failure).rstrip(".")
+                raise self._lost(f"{broken.reason}; it could not be taken up again: {reason}") from failure
             assert isinstance(opening, Opening)
             if opening.admission is Admission.OK:
                 return

@@ -64,6 +64,7 @@ class Answer:
     _next_part = 0
     _kept_size = 0
     _discarded = False
+    _claimant: Outlet | None = None
 
     def __init__(self, table: LaneTable, number: int, outlet: Outlet) -> None:
         self.number = number
@@ -104,9 +105,15 @@ class Answer:
             if outlet is not None and not outlet.send_frame(kind, flags, part, self.number, payload):
                 self._outlet = None
 
+    def claimed(self, outlet: Outlet) -> None:
+        """Take note which connection has claimed this request again: a replay to an earlier one comes too late."""
+        self._claimant = outlet
+
     def replay(self, outlet: Outlet, have: int) -> None:
         """Send the kept parts from number `have` on, and what follows, to another connection."""
         with self._lock:
+            if outlet is not self._claimant:
+                return  # fenced since it claimed: its client is served over another connection
             kept = self._kept
             first = kept[0][0] if kept else self._next_part
             if have < first or have > self._next_part:
@@ -147,10 +154,11 @@ class Answer:
         if payload.buffers:
             payload = payload._replace(buffers=[memoryview(bytes(buffer)) for buffer in payload.buffers])
         size = len(payload.pickle) + buffers_size
-        self._kept.append((part, kind, flags, payload))
+        kept = self._kept  # this list: pressure may put an empty one in its place at any moment
+        kept.append((part, kind, flags, payload))
         self._kept_size += size
-        while self._kept_size > MAX_KEPT_BUFFERS and len(self._kept) > 1:
-            _, _, _, oldest = self._kept.pop(0)
+        while self._kept_size > MAX_KEPT_BUFFERS and len(kept) > 1:
+            _, _, _, oldest = kept.pop(0)
             self._kept_size -= frame_size(oldest.pickle, oldest.buffers)
         if self._kept_size > _LARGE_ANSWER:
             self._table.note_large(self, self._kept_size)
@@ -254,6 +262,7 @@ class LaneTable:
                 answer = lane.answer = Answer(self, number, owner)
                 return Verdict.FRESH, answer
             if number == lane.number and lane.answer is not None:
+                lane.answer.claimed(owner)
                 return Verdict.REPLAY, lane.answer
             return Verdict.STALE, None
 

@@ -28,7 +28,7 @@ from bgpy.protocol.lanes import Lane, LaneTable
 from bgpy.protocol.states import Role
 from bgpy.serving.conversation import Conversation, Seat
 from bgpy.sockets import Connection, ServerSocket, drive_opening, end_politely, format_address
-from bgpy.system import machine_identity
+from bgpy.system import machine_identity, wait_socket
 from bgpy.tls import check_token_tls
 from bgpy.wires import PlainWire, TlsWire, Wire
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 OPENING_TIMEOUT = 10.0
 #: Connections that have proved nothing yet; the oldest makes room for a new one.
 MAX_UNPROVED = 64
+#: Seconds between two tries when there is not even a file to turn a connection away with.
+_STARVED_PAUSE = 0.1
 #: Seconds that threads get to leave at the end.
 _LEAVE_TIMEOUT = 2.0
 
@@ -172,7 +174,8 @@ class Reception:
         with self._mutex:
             self._unproved[sock] = None
             self._sockets[sock] = thread
-            oldest = next(iter(self._unproved)) if len(self._unproved) > MAX_UNPROVED else None
+            # Out of the count at once: its thread may take a while to leave, and a burst must drop one for each new one.
+            oldest = self._unproved.popitem(last=False)[0] if len(self._unproved) > MAX_UNPROVED else None
         if oldest is not None:
             _shut_down(oldest)
         try:
@@ -184,15 +187,20 @@ class Reception:
     def _turn_one_away(self, error: OSError) -> None:
         """Accept and close one connection with the spare file, else the listener would stay ready and the loop would spin."""
         _log().warning("Cannot take a connection: %s", error)
-        os.close(self._spare_file)
+        if self._spare_file >= 0:
+            os.close(self._spare_file)
+            self._spare_file = -1
         try:
             sock = self._listener.accept()
             if sock is not None:
                 sock.close()
         except OSError:
-            pass  # another thread took the file that was given up; the next turn of the loop tries again
-        finally:
+            # Another thread took the file that was given up. Nothing can be done until one comes free.
+            wait_socket(self._wake_reader, timeout=_STARVED_PAUSE)
+        try:
             self._spare_file = os.open(os.devnull, os.O_RDONLY)
+        except OSError:
+            pass  # as above; the next turn of the loop tries again
 
     def _receive(self, sock: socket.socket) -> None:
         try:

@@ -40,7 +40,9 @@ class Request(ClientSocket):
     """
 
     def __init__(self, frame: Frame, answer: Answer, opening: Opening) -> None:
-        super().__init__(answer, opening, frame.flags)
+        self.flags = frame.flags
+        self._answer = answer
+        self._opening = opening
         self.kind = frame.kind
         self._frame: Frame | None = frame
         self._last = answer

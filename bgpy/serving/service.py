@@ -104,7 +104,7 @@ class Service:
             return
         ticket = self.turns.draw()
         # Confirmed before the turn comes: that means claimed, understood and in the queue, not finished.
-        message, wrong = self._understand(request, confirm=tasks is not None)
+        message, wrong = self._understand(request, tasks is not None)
         if ticket.gate is not None:
             ticket.wait()
         try:
@@ -178,7 +178,7 @@ class Service:
             self._concurrent += 1
             self._concurrent_requests += 1
         try:
-            message, wrong = self._understand(request, confirm=True)
+            message, wrong = self._understand(request, True)
             if wrong is not None:
                 raise wrong
             outcome = self._call(tasks.exec, request, self._state, message, holding=False)
@@ -237,7 +237,7 @@ class Service:
         trace = (type(exception), exception, exception.__traceback__)
         logging.getLogger("bgpy.server").error("%s failed, %s", kind, where, exc_info=trace)
 
-    def _understand(self, request: Request, *, confirm: bool = False) -> tuple[dict[str, Any], BgpyError | None]:
+    def _understand(self, request: Request, confirm: bool = False) -> tuple[dict[str, Any], BgpyError | None]:
         """Unpickle a request's message and confirm it; what is wrong is returned, for it takes its turn like everything else."""
         try:
             message = request.message()

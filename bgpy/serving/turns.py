@@ -68,13 +68,20 @@ class TurnLock:
         with self._mutex:
             if self._closed:
                 raise ServerEndingError
-            return self._draw()
+            if self._held:
+                return self._enqueue()
+            self.drawn += 1
+            self._held = True
+            return self._at_once
 
     def close(self) -> Ticket:
         """Draw the last ticket: whoever comes later is refused."""
         with self._mutex:
             self._closed = True
-            return self._draw()
+            if self._held:
+                return self._enqueue()
+            self._held = True
+            return self._at_once
 
     def abandon(self) -> None:
         """Refuse all who still wait; whoever holds the lock keeps it."""
@@ -106,11 +113,8 @@ class TurnLock:
             raise ServerEndingError
         return False
 
-    def _draw(self) -> Ticket:
+    def _enqueue(self) -> Ticket:
         self.drawn += 1
-        if not self._held:
-            self._held = True
-            return self._at_once
         ticket = Ticket(self, granted=False)
         self._queue.append(ticket)
         return ticket

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,14 +42,13 @@ def prepare_listener(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
-def make_probe(sock: socket.socket) -> Callable[[], bool]:
-    """Return a function that tells at once whether there is something to read: bytes, an end, an error. For one thread at a time."""
+def make_probe(sock: socket.socket) -> Callable[[], object]:
+    """Return a function that is true where there is something to read: bytes, an end, an error. For one thread at a time."""
     if not _HAS_POLL:
-        return lambda: wait_socket(sock, timeout=0)
+        return partial(wait_socket, sock, timeout=0)
     poll = select.poll()
     poll.register(sock, select.POLLIN)
-    look = poll.poll
-    return lambda: bool(look(0))
+    return partial(poll.poll, 0)
 
 
 def wait_socket(sock: socket.socket | int, *, write: bool = False, timeout: float | None = None) -> bool:
