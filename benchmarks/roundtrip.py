@@ -349,6 +349,7 @@ def main() -> None:
         os.sched_setaffinity(0, {options.cpu})
     with tempfile.TemporaryDirectory() as home:
         os.environ["BGPY_HOME"] = home
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
         results = {name: SECTIONS[name](options.rounds) for name in options.only or SECTIONS}
     if options.json:
         print(json.dumps(results, indent=2))  # noqa: T201 - the output of a script

@@ -52,6 +52,10 @@ class Wait:
         return self.deadline is not None and self.deadline <= time.monotonic()
 
 
+#: For all calls that may take as long as they need: with no limit there is nothing to count, and so nothing that they share.
+NO_LIMIT = Wait(None)
+
+
 class Caller:
     """The ground of a client: all but its connections and its lanes."""
 

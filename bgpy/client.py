@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from bgpy.calling import Caller, Wait
+from bgpy.calling import NO_LIMIT, Caller, Wait
 from bgpy.errors import BgpyError, ConnectError, OwnServerError, ProtocolError, SerializationError, ServerEndingError
 from bgpy.pool import LanePool, PoolLane
 from bgpy.protocol.calls import (
@@ -287,9 +287,6 @@ class Client(Caller):
 
     def _take(self, wait: Wait) -> Lane:
         self._check_process()
-        lane = self._pool.take_free()
-        if lane is not None:
-            return lane
         lane = self._pool.oldest_draining()
         if lane is not None:
             if lane.connection is not None and not lane.connection.quiet():
@@ -306,20 +303,25 @@ class Client(Caller):
 
     def _first_frame(self, call: Call, timeout: float | None) -> Frame:
         """Make a call and return the first part of its answer."""
-        wait = Wait(self.timeout if timeout is None else timeout)
-        lane = self._take(wait)
-        draining = False
+        if timeout is None:
+            timeout = self.timeout
+        wait = NO_LIMIT if timeout is None else Wait(timeout)
+        lane = self._pool.take_free() if os.getpid() == self._pid else None
+        if lane is None:
+            lane = self._take(wait)
+        frame = None
         try:
-            exchange = self._new_exchange(lane, call)
+            exchange = Exchange(self._dialer.address, lane.numbers, call.kind, call.flags, call.payload)
             connection = lane.connection
-            frame = None
             if connection is not None and not lane.draining and connection.quiet():
                 frame = self._at_once(connection, lane, exchange, wait)
             if frame is None:
                 frame = next(self._drive(lane, exchange, wait))
-            draining = bool(frame.flags & FLAG_MORE)
         finally:
-            self._give_back(lane, draining=draining)
+            if frame is not None and not frame.flags & FLAG_MORE:
+                self._pool.give_back(lane)
+            else:
+                self._give_back(lane, draining=frame is not None)
         return frame
 
     def _new_exchange(self, lane: Lane, call: Call) -> Exchange:
@@ -397,14 +399,18 @@ class Client(Caller):
                 raise self._too_late(wait, None if exchange.whole else False) from None
             except (BrokenConnection, BgpyError) as error:
                 lane.drop()
-                if exchange.begun and wait.over and isinstance(error, (BrokenConnection, ConnectError)):
-                    raise self._too_late(wait, None if exchange.whole else False) from error
-                instruction = steps.throw(error)
+                instruction = steps.throw(self._in_time(error, exchange, wait))
             else:
                 try:
                     instruction = steps.send(reply)
                 except StopIteration:
                     return
+
+    def _in_time(self, error: Exception, exchange: Exchange, wait: Wait) -> Exception:
+        """Pass a trouble of the connection on, unless there is no time left to take the request up again."""
+        if exchange.begun and wait.over and isinstance(error, (BrokenConnection, ConnectError)):
+            raise self._too_late(wait, None if exchange.whole else False) from error
+        return error
 
     def _open(self, lane: Lane, instruction: Open, kind: int, wait: Wait) -> Opening:
         """See to it that the lane has an open connection: the one it has, if it is alive, or a new one."""

@@ -65,6 +65,7 @@ class Connection:
         self._mac = None if opening.send_key is None else FrameMac(opening.send_key)
         self._receive_into = wire.receive_into
         self._receive_now = wire.receive_now
+        self._quiet = wire.quiet
         self._send = wire.send
         #: An answer that came before its request had left.
         self._early: Frame | None = None
@@ -175,7 +176,7 @@ class Connection:
     def quiet(self) -> bool:
         """Return whether there is nothing to read now: no byte, no end, no error. Does not block."""
         # Not the wire alone: the end of a request may have come in one piece with its confirmation.
-        return self._reader.idle and self.wire.quiet()
+        return self._reader.idle and self._quiet()
 
     def wait_for_end(self, deadline: float) -> bool:
         """Wait for the other side to close; blocks. Returns whether it did in time."""

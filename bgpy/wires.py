@@ -105,6 +105,8 @@ class PlainWire:
                 self._wait_for_room(total, deadline)
 
     def _wait_for_room(self, written: int, deadline: float | None) -> None:
+        if self.sock.fileno() < 0:
+            raise BrokenConnection("the connection was closed", written)
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left < PROGRESS_TIMEOUT:
             if not wait_socket(self.sock, write=True, timeout=left):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from support.certificates import Files
 
 # "ci" finds the same examples in each run; "long" searches: BGPY_HYPOTHESIS_PROFILE=long make test ARGS="-k property"
 hypothesis.settings.register_profile("ci", derandomize=True, database=None, deadline=None)
@@ -37,6 +38,12 @@ def bgpy_home(_session_home: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     leaks = _leaked_threads(threads) + _leaked_children(children) + _leaked_descriptors(descriptors)
     if leaks:
         pytest.fail("The test left behind: " + "; ".join(leaks), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Return two self-signed certificates of localhost with their keys."""
+    return Files(tmp_path_factory.mktemp("certificates"))
 
 
 def _private_home(home: Path) -> Iterator[Path]:

@@ -65,8 +65,11 @@ def server(slow: Slow) -> Iterator[Served]:
         slow.open.set()
 
 
-def test_a_timeout_gives_up_the_wait_and_not_the_request(server: Served, slow: Slow) -> None:
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_timeout_gives_up_the_wait_and_not_the_request(server: Served, slow: Slow, connected: bool) -> None:
     client = server.client()
+    if connected:
+        client.execute({}, await_response=True)
     with pytest.raises(RequestTimeoutError) as caught:
         client.execute({"add": 1, "slow": True}, await_response=True, timeout=0.05)
     assert caught.value.executed is None
@@ -150,7 +153,7 @@ def test_a_port_that_does_not_answer_the_opening_costs_the_connect_timeout() -> 
     done = threading.Event()
     with FalseServer(lambda sock: done.wait(20)) as server, Client(port=server.port, connect_timeout=0.1) as client:
         try:
-            with pytest.raises(ConnectError, match="within 0.1 s") as caught:
+            with pytest.raises(ConnectError, match=r"within 0\.1 s") as caught:
                 client.execute({})
         finally:
             done.set()
@@ -420,7 +423,11 @@ def test_a_forked_child_uses_connections_and_numbers_of_its_own(server: Served, 
     script.write_text(FORKING)
     environment = {**os.environ, "PYTHONPATH": ROOT}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(server.port)], capture_output=True, text=True, env=environment, timeout=50
+        [sys.executable, "-W", "ignore", str(script), str(server.port)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=50,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("1\n2\n3\n", "", 0)
 

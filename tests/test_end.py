@@ -141,7 +141,7 @@ def test_an_exit_task_that_holds_the_interpreters_lock_is_ended_by_the_watchdog(
         code, errors = server.end()
         assert code == 1
         assert "Timeout" in errors
-        assert 'in end\n' in errors
+        assert "in end\n" in errors
 
 
 def test_terminate_returns_what_the_exit_task_responds() -> None:
@@ -256,7 +256,7 @@ def test_a_task_that_outlasts_the_grace_costs_the_exit_task_and_nobody_waits_for
     client = server.client()
     running = client.submit({"add": 1, "hold": True})
     assert gates.begun.wait(20)
-    waiting = [client.submit({"add": 1}) for _ in range(3)]
+    waiting = [client.submit({"add": 1}) for _ in range(40)]
     with pytest.raises(ExitSkippedError) as caught:
         server.client().terminate(timeout=grace)
     assert caught.value.grace == grace

@@ -43,9 +43,11 @@ def sizes(server: Served, proxy: Proxy) -> tuple[list[int], list[int]]:
 
 
 def test_a_thousand_requests_count_a_thousand_with_the_connection_cut_at_every_byte(server: Served, proxy: Proxy) -> None:
-    """Each offset of opening, request and answer in both directions, with an end of the stream or a reset, on a new connection."""
+    """Each offset of opening, request and answer, with an end of the stream or a reset, each time on a new connection."""
     _, whole = sizes(server, proxy)
-    plans = [Plan(to_server=offset) for offset in range(whole[0] + 1)] + [Plan(to_client=offset) for offset in range(whole[1] + 1)]
+    plans = [Plan(to_server=offset) for offset in range(whole[0] + 1)] + [
+        Plan(to_client=offset) for offset in range(whole[1] + 1)
+    ]
     plans = (plans + [plan._replace(reset=True) for plan in plans])[:1000]
     plans += plans[: 1000 - len(plans)]
     for number, plan in enumerate(plans, 1):
@@ -73,7 +75,9 @@ def test_a_standing_connection_is_cut_at_every_byte_of_request_and_answer(server
 def test_the_resume_itself_is_cut_at_every_byte(server: Served, proxy: Proxy) -> None:
     """The request ran, its answer was lost on the way, and so is each second connection."""
     opening, whole = sizes(server, proxy)
-    plans = [Plan(to_server=offset) for offset in range(whole[0] + 1)] + [Plan(to_client=offset) for offset in range(whole[1] + 1)]
+    plans = [Plan(to_server=offset) for offset in range(whole[0] + 1)] + [
+        Plan(to_client=offset) for offset in range(whole[1] + 1)
+    ]
     for number, plan in enumerate(plans, 1):
         proxy.plan(Plan(to_client=opening[1]), plan)
         with server.client(port=proxy.port) as client:
@@ -133,7 +137,9 @@ def test_submitted_requests_are_cut_at_every_byte_and_their_futures_hold_the_ans
     with server.client(port=proxy.port) as client:
         client.submit({"add": 0}).result(20)
         whole = proxy.sent()
-    plans = [Plan(to_server=offset) for offset in range(whole[0] + 1)] + [Plan(to_client=offset) for offset in range(whole[1] + 1)]
+    plans = [Plan(to_server=offset) for offset in range(whole[0] + 1)] + [
+        Plan(to_client=offset) for offset in range(whole[1] + 1)
+    ]
     for number, plan in enumerate(plans, 1):
         proxy.plan(plan)
         with server.client(port=proxy.port) as client:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 import pytest
-from support.certificates import Files, files
+from support.certificates import Files
 from support.peers import FalseServer, open_as_server, read_to_end
 from support.servers import Served, dial, running_server, start_count, tasks
 
@@ -29,7 +29,6 @@ from bgpy.errors import MessageTooLargeError, OverloadedError
 from bgpy.protocol import frames
 from bgpy.protocol.failures import load_failure
 from bgpy.protocol.frames import FLAG_AWAIT, HEADER
-from bgpy.protocol.handshake import ZERO_ID, ClientHello
 from bgpy.protocol.messages import MessageType, dump
 from bgpy.sockets import ClientSocket, ServerSocket
 from bgpy.system import wait_socket
@@ -48,10 +47,6 @@ def server() -> Iterator[Served]:
 
 def stranger(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=20)
-
-
-def lane(number: int) -> ClientHello:
-    return ClientHello(b"c" * 16, number, False, ZERO_ID)
 
 
 # Before the proof
@@ -74,10 +69,10 @@ def test_a_drip_does_not_hold_an_opening_open(server: Served, monkeypatch: pytes
     drip_until_closed(server.port, b"BGPY\x01\x01\x01\x01")
 
 
-def test_a_drip_does_not_hold_a_tls_handshake_open(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drip_does_not_hold_a_tls_handshake_open(certificates: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bgpy.serving.reception, "OPENING_TIMEOUT", 0.3)
-    entrance = {"ssl_context": ssl.create_default_context(cafile=files.certificate)}
-    with running_server(ssl_context=files.server_context(), entrance=entrance) as server:
+    entrance = {"ssl_context": ssl.create_default_context(cafile=certificates.certificate)}
+    with running_server(ssl_context=certificates.server_context(), entrance=entrance) as server:
         drip_until_closed(server.port, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc")
 
 
@@ -110,13 +105,16 @@ sys.exit(server.run(ready=lambda: print(server.port, flush=True)))
 
 def test_a_server_out_of_files_turns_connections_away_without_a_busy_loop(tmp_path: Path) -> None:
     (tmp_path / "serve.py").write_text(FEW_FILES)
-    with subprocess.Popen(
-        [sys.executable, str(tmp_path / "serve.py")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": ROOT},
-    ) as process, ExitStack() as stack:
+    with (
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "serve.py")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ROOT},
+        ) as process,
+        ExitStack() as stack,
+    ):
         stack.callback(process.kill)
         assert process.stdout is not None
         port = int(process.stdout.readline())
@@ -243,7 +241,7 @@ def test_one_budget_of_memory_over_all_connections(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(frames.FrameReader, "allocate", allocate)
     with running_server(max_message_size=limit) as server, ExitStack() as stack:
         for number in range(4):
-            announce(stack.enter_context(dial(server.port, hello=lane(number))), limit)
+            announce(stack.enter_context(dial(server.port, lane=number)), limit)
             assert taken.acquire(timeout=20)
         client = server.client()
         with pytest.raises(OverloadedError) as caught:
@@ -257,7 +255,11 @@ def test_one_budget_of_memory_over_all_connections(monkeypatch: pytest.MonkeyPat
 
 def test_no_progress_within_a_frame_closes_and_an_idle_connection_stays(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bgpy.sockets, "PROGRESS_TIMEOUT", 0.1)
-    with dial(server.port, hello=lane(1)) as idle, dial(server.port, hello=lane(2)) as stuck, dial(server.port, hello=lane(3)) as large:
+    with (
+        dial(server.port, lane=1) as idle,
+        dial(server.port, lane=2) as stuck,
+        dial(server.port, lane=3) as large,
+    ):
         stuck.wire.sock.sendall(bytes(10))
         announce(large, 10 << 20)
         large.wire.sock.sendall(bytes(1 << 20))

@@ -85,6 +85,23 @@ def test_a_new_lane_comes_before_one_that_drains_and_the_oldest_of_those_first()
     assert [lane.index for lane in take(pool, 3)] == [2, 1, 0]
 
 
+def test_the_short_way_gives_a_free_lane_where_nothing_else_is_to_be_decided() -> None:
+    pool = pool_of(3)
+    assert pool.take_free() is None
+    first, second = take(pool, 2)
+    pool.give_back(second)
+    pool.give_back(first)
+    assert pool.take_free() is first
+    first.draining = True
+    pool.give_back(first)
+    assert pool.take_free() is None, "the lane that drains may be ready for its next request"
+    assert pool.oldest_draining() is first
+    assert pool.take_free() is second
+    pool.give_back(second)
+    pool.close()
+    assert pool.take_free() is None
+
+
 def test_who_looks_for_an_ended_request_gets_the_oldest_draining_lane_and_can_put_it_back() -> None:
     pool = pool_of(2)
     assert pool.oldest_draining() is None
@@ -103,7 +120,7 @@ def test_no_lane_in_time_is_a_timeout_and_nothing_was_sent() -> None:
     pool = pool_of(1)
     take(pool, 1)
     for timeout in (0, 0.001, -1):
-        with pytest.raises(RequestTimeoutError, match="for one of 1 connections to come free. It was not sent") as caught:
+        with pytest.raises(RequestTimeoutError, match=r"for one of 1 connections to come free\. It was not sent") as caught:
             pool.take(timeout)
         assert caught.value.executed is False
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy
 import pytest
-from support.certificates import Files, files
+from support.certificates import Files
 from support.peers import FalseServer, open_as_server, read_to_end
 from support.proxies import Plan, Proxy
 from support.servers import COUNTER, Served, background_server, count, dial, running_server, start_count, tasks
@@ -30,7 +30,16 @@ from bgpy.errors import (
 )
 from bgpy.protocol import handshake
 from bgpy.protocol.frames import FLAG_AWAIT, encode_frame
-from bgpy.protocol.handshake import ZERO_ID, ClientHello, Refusal, Terms, client_opening, make_view, refusal_message, server_opening
+from bgpy.protocol.handshake import (
+    ZERO_ID,
+    ClientHello,
+    Refusal,
+    Terms,
+    client_opening,
+    make_view,
+    refusal_message,
+    server_opening,
+)
 from bgpy.protocol.messages import MessageType, dump
 from bgpy.server import Server
 from bgpy.sockets import ClientSocket
@@ -91,7 +100,9 @@ REQUESTS = [MessageType.INIT, MessageType.EXEC, MessageType.EXIT, MessageType.ST
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-@pytest.mark.parametrize("place", ["hello", "half a hello", "after a hello", "proof", "half a proof", "after a wrong proof", "at once"])
+@pytest.mark.parametrize(
+    "place", ["hello", "half a hello", "after a hello", "proof", "half a proof", "after a wrong proof", "at once"]
+)
 def test_what_a_stranger_sends_is_not_unpickled(server: Served, trap: Trap, kind: MessageType, place: str) -> None:
     frame = trap_frame(kind, trap)
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
@@ -267,7 +278,12 @@ def test_an_answer_that_was_changed_on_the_way_is_not_read(server: Served) -> No
 
     def serve(client: socket.socket) -> None:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as behind:
-            for source, target, size in ((client, behind, 152), (behind, client, 136), (client, behind, 40), (behind, client, 40)):
+            for source, target, size in (
+                (client, behind, 152),
+                (behind, client, 136),
+                (client, behind, 40),
+                (behind, client, 40),
+            ):
                 target.sendall(read_exactly(source, size))
             behind.sendall(client.recv(65536))
             answer = bytearray(behind.recv(65536))
@@ -416,42 +432,46 @@ def echo(client_socket: ClientSocket, state: Args, args: Args) -> Args:
 ECHO = tasks(echo, start_count)
 
 
-def test_tls_with_a_certificate(files: Files) -> None:
-    entrance = {"ssl_context": ssl.create_default_context(cafile=files.certificate)}
-    with running_server(ECHO, token=TOKEN, ssl_context=files.server_context(), entrance=entrance) as server:
+def test_tls_with_a_certificate(certificates: Files) -> None:
+    entrance = {"ssl_context": ssl.create_default_context(cafile=certificates.certificate)}
+    with running_server(ECHO, token=TOKEN, ssl_context=certificates.server_context(), entrance=entrance) as server:
         talk(server.client())
 
 
-def test_tls_with_certificates_of_both_sides(files: Files) -> None:
-    certificates = Certificates(files.certificate, files.key, files.certificate)
-    with running_server(ECHO, token=TOKEN, tls=certificates, entrance={"tls": certificates}) as server:
+def test_tls_with_certificates_of_both_sides(certificates: Files) -> None:
+    both = Certificates(certificates.certificate, certificates.key, certificates.certificate)
+    with running_server(ECHO, token=TOKEN, tls=both, entrance={"tls": both}) as server:
         talk(server.client())
-        for tls in (Certificates(cafile=files.certificate), Certificates(files.other, files.other_key, files.certificate)):
+        for tls in (
+            Certificates(cafile=certificates.certificate),
+            Certificates(certificates.other, certificates.other_key, certificates.certificate),
+        ):
             with pytest.raises(AuthenticationError, match="TLS") as caught:
                 server.client(tls=tls).execute({"add": 1})
             assert caught.value.executed is False
         assert server.client().status()["requests"] == 3
 
 
-def test_frames_go_bare_under_tls_with_a_verified_server_only(files: Files) -> None:
+def test_frames_go_bare_under_tls_with_a_verified_server_only(certificates: Files) -> None:
     unverified = ssl.create_default_context()
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
-    verified = ssl.create_default_context(cafile=files.certificate)
-    with running_server(token=TOKEN, ssl_context=files.server_context(), entrance={"ssl_context": verified}) as server, Proxy(
-        server.port
-    ) as proxy:
+    verified = ssl.create_default_context(cafile=certificates.certificate)
+    with (
+        running_server(token=TOKEN, ssl_context=certificates.server_context(), entrance={"ssl_context": verified}) as server,
+        Proxy(server.port) as proxy,
+    ):
         for context, bare in ((verified, True), (unverified, False)):
             with dial(proxy.port, token=TOKEN, context=context) as connection:
                 assert (connection.opening.send_key is None) == bare
         assert server.client(ssl_context=unverified, port=proxy.port).execute({"add": 1}, await_response=True) == {"count": 1}
 
 
-def test_a_server_with_another_certificate_is_refused(files: Files) -> None:
-    ours = ssl.create_default_context(cafile=files.certificate)
-    with running_server(token=TOKEN, ssl_context=files.server_context(), entrance={"ssl_context": ours}) as server:
+def test_a_server_with_another_certificate_is_refused(certificates: Files) -> None:
+    ours = ssl.create_default_context(cafile=certificates.certificate)
+    with running_server(token=TOKEN, ssl_context=certificates.server_context(), entrance={"ssl_context": ours}) as server:
         with pytest.raises(AuthenticationError, match="TLS") as caught:
-            server.client(ssl_context=ssl.create_default_context(cafile=files.other)).execute({"add": 1})
+            server.client(ssl_context=ssl.create_default_context(cafile=certificates.other)).execute({"add": 1})
         assert caught.value.executed is False
         with pytest.raises(AuthenticationError):
             server.client(token=WRONG).execute({"add": 1})
@@ -460,16 +480,17 @@ def test_a_server_with_another_certificate_is_refused(files: Files) -> None:
         assert server.client().status()["requests"] == 1
 
 
-def test_a_client_with_tls_at_a_server_without_is_told(files: Files, server: Served) -> None:
+def test_a_client_with_tls_at_a_server_without_is_told(certificates: Files, server: Served) -> None:
     with pytest.raises(AuthenticationError, match="TLS"):
-        server.client(tls=Certificates(cafile=files.certificate)).execute({"add": 1})
+        server.client(tls=Certificates(cafile=certificates.certificate)).execute({"add": 1})
 
 
-def test_a_connection_under_tls_that_is_cut_is_taken_up_again(files: Files) -> None:
-    context = ssl.create_default_context(cafile=files.certificate)
-    with running_server(token=TOKEN, ssl_context=files.server_context(), entrance={"ssl_context": context}) as server, Proxy(
-        server.port
-    ) as proxy:
+def test_a_connection_under_tls_that_is_cut_is_taken_up_again(certificates: Files) -> None:
+    context = ssl.create_default_context(cafile=certificates.certificate)
+    with (
+        running_server(token=TOKEN, ssl_context=certificates.server_context(), entrance={"ssl_context": context}) as server,
+        Proxy(server.port) as proxy,
+    ):
         with server.client(port=proxy.port) as client:
             client.execute({}, await_response=True)
             whole = proxy.sent()
@@ -482,12 +503,12 @@ def test_a_connection_under_tls_that_is_cut_is_taken_up_again(files: Files) -> N
 
 
 @pytest.mark.process
-def test_a_detached_server_takes_certificates_but_no_context(files: Files) -> None:
-    with background_server(COUNTER, tls=Certificates(files.certificate, files.key)) as server:
-        with Client("localhost", server.port, tls=Certificates(cafile=files.certificate), timeout=20) as client:
+def test_a_detached_server_takes_certificates_but_no_context(certificates: Files) -> None:
+    with background_server(COUNTER, tls=Certificates(certificates.certificate, certificates.key)) as server:
+        with Client("localhost", server.port, tls=Certificates(cafile=certificates.certificate), timeout=20) as client:
             assert client.execute({"add": 1}, await_response=True) == {"count": 1}
     with pytest.raises(TlsError, match="cannot travel"):
-        Server(ssl_context=files.server_context()).run_background()
+        Server(ssl_context=certificates.server_context()).run_background()
 
 
 needs_psk = pytest.mark.skipif(sys.version_info < (3, 13), reason="pre-shared keys came with Python 3.13")
@@ -514,9 +535,9 @@ def test_tls_by_token() -> None:
 
 
 @needs_psk
-def test_a_server_that_shows_a_certificate_in_place_of_the_key_is_refused(files: Files, trap: Trap) -> None:
+def test_a_server_that_shows_a_certificate_in_place_of_the_key_is_refused(certificates: Files, trap: Trap) -> None:
     """A TLS 1.3 client that asks for no certificate would take any."""
-    context = files.server_context()
+    context = certificates.server_context()
 
     def serve(sock: socket.socket) -> None:
         with context.wrap_socket(sock, server_side=True) as tls:
@@ -530,16 +551,16 @@ def test_a_server_that_shows_a_certificate_in_place_of_the_key_is_refused(files:
 
 
 @needs_psk
-def test_a_client_that_ignores_the_key_is_refused(files: Files) -> None:
-    context = ssl.create_default_context(cafile=files.certificate)
+def test_a_client_that_ignores_the_key_is_refused(certificates: Files) -> None:
+    context = ssl.create_default_context(cafile=certificates.certificate)
     with running_server(token=TOKEN, tls="token", entrance={"tls": "token"}) as server:
         with pytest.raises((AuthenticationError, ConnectError)):
             server.client(tls=None, ssl_context=context).execute({"add": 1})
         assert server.client().execute({}, await_response=True) == {"count": 0}
 
 
-def test_tls_options_exclude_each_other(files: Files) -> None:
+def test_tls_options_exclude_each_other(certificates: Files) -> None:
     with pytest.raises(TlsError, match="exclude"):
-        Client(token=TOKEN, tls=Certificates(), ssl_context=files.server_context())
+        Client(token=TOKEN, tls=Certificates(), ssl_context=certificates.server_context())
     with pytest.raises(TlsError, match="certificate"):
         Server(token=TOKEN, tls=Certificates()).run()

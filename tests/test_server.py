@@ -20,7 +20,6 @@ import bgpy.wires
 from bgpy.client import Client
 from bgpy.errors import (
     AlreadyInitializedError,
-    AnswerLostError,
     AuthenticationError,
     BgpyError,
     InvalidResultError,
@@ -73,46 +72,63 @@ class Mute(Exception):
         raise RuntimeError("no text")
 
 
+def raise_local() -> None:
+    class Local(Exception):
+        pass
+
+    raise Local(threading.Lock())
+
+
+def raise_careful() -> None:
+    raise CarefulError("of no use", 42)
+
+
+def raise_stubborn() -> None:
+    raise Stubborn("a", "b")
+
+
+def raise_mute() -> None:
+    raise Mute
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+RAISE = {
+    "raise": raise_careful,
+    "stubborn": raise_stubborn,
+    "local": raise_local,
+    "mute": raise_mute,
+    "exit": lambda: sys.exit(3),
+    "interrupt": interrupt,
+}
+RESPOND: dict[str, Any] = {
+    "unpicklable": {"fine": 1, "lock": threading.Lock()},
+    "no dict": [1, 2],
+    "unreadable": {"value": Unreadable()},
+}
+
+
 def misbehave(client_socket: ClientSocket, state: State, args: Args) -> Any:
-    """Do what `how` says; count the rest."""
+    """Do what `how` says; count where it says nothing."""
     how = args.get("how")
-    if how == "raise":
-        raise CarefulError("of no use", 42)
-    if how == "stubborn":
-        raise Stubborn("a", "b")
-    if how == "local":
-
-        class Local(Exception):
-            pass
-
-        raise Local(threading.Lock())
-    if how == "mute":
-        raise Mute
-    if how == "exit":
-        sys.exit(3)
-    if how == "interrupt":
-        raise KeyboardInterrupt
-    if how == "recurse":
+    if how in RAISE:
+        RAISE[how]()
+    elif how in RESPOND:
+        client_socket.respond(RESPOND[how])
+    elif how == "recurse":
         return misbehave(client_socket, state, args)
-    if how == "nothing":
+    elif how == "nothing":
         return None
-    if how == "silent":
-        return state
-    if how == "unpicklable":
-        client_socket.respond({"fine": 1, "lock": threading.Lock()})
-    if how == "no dict":
-        client_socket.respond([1, 2])  # type: ignore[arg-type]
-    if how == "unreadable":
-        client_socket.respond({"value": Unreadable()})
-    if how == "second":
+    elif how in ("second", "after"):
         client_socket.respond({"number": 1})
+        if how == "after":
+            raise CarefulError("after the response")
         client_socket.respond({"number": 2})
-    if how == "after":
-        client_socket.respond({"number": 1})
-        raise CarefulError("after the response")
-    if how == "large":
+    elif how == "large":
         client_socket.respond({"data": bytes(args["size"])})
-    if how == "recover":
+    elif how == "recover":
         with contextlib.suppress(SerializationError):
             client_socket.respond({"lock": threading.Lock()})
         client_socket.respond({"recovered": True})
@@ -473,7 +489,9 @@ def test_a_foreground_server_in_the_main_thread_says_its_port_and_ends_on_a_sign
         "code = server.run(ready=lambda: print(server.port, server.pid, flush=True))\n"
         "print('code', code)\n"
     )
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT}) as process:
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT}
+    ) as process:
         assert process.stdout is not None
         port, pid = map(int, process.stdout.readline().split())
         assert pid == process.pid
@@ -495,7 +513,10 @@ def test_status_tells_what_there_is_to_know() -> None:
         client.initialize(COUNTER)
         client.execute({"add": 1}, await_response=True)
         status = client.status()
-    assert {key: status[key] for key in ("name", "host", "port", "pid", "initialized", "requests", "failed", "failures", "connections")} == {
+    assert {
+        key: status[key]
+        for key in ("name", "host", "port", "pid", "initialized", "requests", "failed", "failures", "connections")
+    } == {
         "name": None,
         "host": "127.0.0.1",
         "port": server.port,
@@ -529,7 +550,9 @@ def test_a_port_in_use_a_strange_host_and_bad_tasks_do_not_start() -> None:
         Server(tasks=tasks(count, init_no_dict)).run()
 
 
-@pytest.mark.parametrize("options", [{"tls": "token", "token": ""}, {"tls": "strange"}, {"tls": Certificates("no.pem", "no.pem")}])
+@pytest.mark.parametrize(
+    "options", [{"tls": "token", "token": ""}, {"tls": "strange"}, {"tls": Certificates("no.pem", "no.pem")}]
+)
 def test_a_start_that_fails_keeps_neither_its_name_nor_its_port(options: Any) -> None:
     with pytest.raises(TlsError):
         Server(name="held", **options).run()

@@ -215,7 +215,7 @@ def test_a_file_that_cannot_be_tasks_says_why(tmp_path: Path) -> None:
         TaskSet.from_file(str(tmp_path / "raises.py"))
     with pytest.raises(AttributeError, match="no init_task and no exec_task and no exit_task"):
         TaskSet.from_file(str(tmp_path / "empty.py"))
-    with pytest.raises(ImportError, match="text.txt is no Python file"):
+    with pytest.raises(ImportError, match=r"text\.txt is no Python file"):
         TaskSet.from_file(str(tmp_path / "text.txt"))
     with pytest.raises(FileNotFoundError):
         TaskSet.from_file(str(tmp_path / "missing.py"))

@@ -73,9 +73,10 @@ def read_answer(call: Call, frame: Frame) -> dict[str, Any] | None:
         What the server answered; or SerializationError or RemoteProtocolError where that cannot be read here: `executed` is True,
         and None where what cannot be read is an error.
     """
-    if frame.kind == MessageType.END:
+    kind = frame.kind
+    if kind == MessageType.END:
         return None
-    if frame.kind == MessageType.ERROR:
+    if kind == MessageType.ERROR:
         try:
             failure = load_failure(frame.pickle)
         except BgpyError as unreadable:

@@ -124,11 +124,8 @@ class Exchange:
     def begin(self, opening: Opening) -> None:
         """Take a number, for the server of this opening and no other. Raises MessageTooLargeError and PythonVersionError."""
         payload = self.payload
-        size = frame_size(payload.pickle, payload.buffers)
-        if size > opening.peer_max_size:
-            raise MessageTooLargeError(size, opening.peer_max_size)
-        if payload.by_value and opening.peer_python != own_python():
-            raise PythonVersionError(own_python(), opening.peer_python)
+        if payload.buffers or payload.by_value or len(payload.pickle) > opening.peer_max_size:
+            self._check(opening)
         self._instance = opening.instance
         self.number = self._numbers.next()
         self.begun = True
@@ -181,6 +178,13 @@ class Exchange:
             self._openings += 1
             if self._openings > MAX_OPENINGS:
                 raise ConnectError(self._address, broken.reason) from broken
+
+    def _check(self, opening: Opening) -> None:
+        size = frame_size(self.payload.pickle, self.payload.buffers)
+        if size > opening.peer_max_size:
+            raise MessageTooLargeError(size, opening.peer_max_size)
+        if self.payload.by_value and opening.peer_python != own_python():
+            raise PythonVersionError(own_python(), opening.peer_python)
 
     def _attempt(self) -> Generator[Instruction, Opening | Frame | None, None]:
         if not self.number:

@@ -172,8 +172,6 @@ class FrameReader:
             if self._parts:
                 return self._parts[self._part][self._filled :]
             return self._view
-        if self._parts:
-            return self._parts[self._part][self._filled :]
         if self._start:
             # Only the beginning of a frame is ever moved: at most SMALL_SIZE bytes, usually none.
             rest = self._view[self._start : self._end].tobytes()

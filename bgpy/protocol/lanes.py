@@ -256,8 +256,12 @@ class LaneTable:
             if lane.owner is not owner:
                 return Verdict.FENCED, None
             if number > lane.number:
-                if lane.answer is not None:
-                    self._settle(lane)
+                previous = lane.answer
+                if previous is not None:
+                    if self._large:
+                        self._settle(lane)
+                    else:
+                        previous.discard()
                 lane.number = number
                 answer = lane.answer = Answer(self, number, owner)
                 return Verdict.FRESH, answer

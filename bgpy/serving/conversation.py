@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
-from bgpy.errors import BgpyError, MessageTooLargeError, OverloadedError, RemoteProtocolError
+from bgpy.errors import AnswerLostError, BgpyError, MessageTooLargeError, OverloadedError, RemoteProtocolError
 from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.failures import dump_failure
 from bgpy.protocol.frames import Header
@@ -136,6 +136,9 @@ class Conversation:
     def _refuse(self, refusal: BgpyError) -> None:
         header = self._connection.refused
         assert header is not None
+        if header.number <= self._lane.number:
+            # Taken up again: it has been claimed, so it ran or runs, and must not be sent anew for want of room.
+            refusal = AnswerLostError("the server had no room to take the request up again")
         self._connection.state.received(header.kind)
         if self._connection.send_frame(MessageType.ERROR, 0, header.part, header.number, dump_failure(refusal)):
             end_politely(self._connection.wire.sock)

@@ -138,13 +138,15 @@ class Reception:
         """End all connections and wait a moment for their threads. The listener is closed too."""
         with self._mutex:
             self._ended = True
-            threads = list(self._sockets.values())
-            for sock in self._sockets:
-                _shut_down(sock)
-        deadline = time.monotonic() + _LEAVE_TIMEOUT
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(max(deadline - time.monotonic(), 0))
+            connections = dict(self._sockets)
+        # At first only what comes in ends: whoever has just been refused is still told so.
+        for how in (socket.SHUT_RD, socket.SHUT_RDWR):
+            for sock in connections:
+                _shut_down(sock, how)
+            deadline = time.monotonic() + _LEAVE_TIMEOUT / 2
+            for thread in connections.values():
+                if thread is not threading.current_thread():
+                    thread.join(max(deadline - time.monotonic(), 0))
         self.close_files()
 
     def close_files(self) -> None:
@@ -276,9 +278,9 @@ def _log() -> logging.Logger:
     return logging.getLogger("bgpy.server")
 
 
-def _shut_down(sock: socket.socket) -> None:
+def _shut_down(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
     try:
-        sock.shutdown(socket.SHUT_RDWR)
+        sock.shutdown(how)
     except OSError:
         pass  # closed or never connected: nobody is left to be woken
 

@@ -60,9 +60,15 @@ class Request(ClientSocket):
 
     def message(self) -> dict[str, Any]:
         """Unpickle what the client sent; once. Raises SerializationError."""
-        frame, self._frame = self._frame, None
+        frame = self._frame
         assert frame is not None
-        message = load(frame.pickle, frame.buffers)
+        self._frame = None
+        try:
+            message = load(frame.pickle, frame.buffers)
+        except SerializationError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - nothing may keep a ticket that is drawn from being used
+            raise SerializationError(f"Cannot unpickle the message: {type(error).__name__}") from error
         if not isinstance(message, dict):
             raise SerializationError(f"The message is {type(message).__name__}, not a dict")
         return message

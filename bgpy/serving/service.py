@@ -22,6 +22,7 @@ from bgpy.errors import (
     ServerEndingError,
 )
 from bgpy.protocol.failures import remote_error
+from bgpy.protocol.frames import FLAG_CONFIRM
 from bgpy.protocol.messages import MessageType, dump
 from bgpy.serving.deadlines import Deadlines
 from bgpy.serving.requests import Request, confirmation
@@ -46,6 +47,7 @@ class Service:
 
     def __init__(self, instance: bytes) -> None:
         self.instance = instance
+        self._alone = (instance,)
         self.turns = TurnLock()
         self.deadlines = Deadlines()
         self.started = time.time()
@@ -104,7 +106,13 @@ class Service:
             return
         ticket = self.turns.draw()
         # Confirmed before the turn comes: that means claimed, understood and in the queue, not finished.
-        message, wrong = self._understand(request, tasks is not None)
+        wrong = None
+        try:
+            message = request.message()
+            if request.flags & FLAG_CONFIRM and tasks is not None:
+                request.confirm()
+        except SerializationError as error:
+            wrong = error  # it takes its turn like everything else
         if ticket.gate is not None:
             ticket.wait()
         try:
@@ -121,7 +129,7 @@ class Service:
                 self._state = outcome
         finally:
             self.turns.release()
-        if not (isinstance(outcome, dict) and request.settled):
+        if type(outcome) is not dict or not request.settled:
             self._settle(request, outcome)
 
     def close(self) -> Ticket:
@@ -196,7 +204,8 @@ class Service:
 
     def _call(self, task: Callable[..., Any], *arguments: Any, holding: bool = True) -> Any:
         """Call a task; what it raises, `SystemExit` included, comes back as `_Raised`."""
-        token = held_instances.set((*held_instances.get(), self.instance) if holding else ())
+        outer = held_instances.get()
+        token = held_instances.set(() if not holding else (*outer, self.instance) if outer else self._alone)
         try:
             return task(*arguments)
         except BaseException as exception:  # noqa: BLE001 - a task may raise anything, and the server lives on
@@ -243,6 +252,8 @@ class Service:
             message = request.message()
         except SerializationError as error:
             return {}, error
+        except BaseException as error:  # noqa: BLE001 - nothing may keep a ticket that is drawn from being used
+            return {}, SerializationError(f"Cannot unpickle the message: {type(error).__name__}")
         if confirm:
             request.confirm()
         return message, None

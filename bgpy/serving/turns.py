@@ -68,9 +68,9 @@ class TurnLock:
         with self._mutex:
             if self._closed:
                 raise ServerEndingError
+            self.drawn += 1
             if self._held:
                 return self._enqueue()
-            self.drawn += 1
             self._held = True
             return self._at_once
 
@@ -78,6 +78,7 @@ class TurnLock:
         """Draw the last ticket: whoever comes later is refused."""
         with self._mutex:
             self._closed = True
+            self.drawn += 1
             if self._held:
                 return self._enqueue()
             self._held = True
@@ -114,7 +115,6 @@ class TurnLock:
         return False
 
     def _enqueue(self) -> Ticket:
-        self.drawn += 1
         ticket = Ticket(self, granted=False)
         self._queue.append(ticket)
         return ticket

@@ -57,7 +57,12 @@ def test_initialize_sends_three_tasks_and_waits() -> None:
     call = initialize_call(tasks())
     assert (call.kind, call.flags) == (MessageType.INIT, FLAG_AWAIT)
     assert message_of(call) == call.message == {"init_task": len, "exec_task": print, "exit_task": repr}
-    for wrong, error in (((), TypeError), ((1,), TypeError), ((len, 1, len), TypeError), (("no_such_module",), ModuleNotFoundError)):
+    for wrong, error in (
+        ((), TypeError),
+        ((1,), TypeError),
+        ((len, 1, len), TypeError),
+        (("no_such_module",), ModuleNotFoundError),
+    ):
         with pytest.raises(error):
             initialize_call(wrong)
 

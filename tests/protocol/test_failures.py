@@ -83,7 +83,9 @@ def test_there_is_a_sample_of_every_error() -> None:
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
 @pytest.mark.parametrize("executed", [True, False, None])
-def test_every_error_arrives_with_its_fields_its_text_and_whether_the_request_ran(sample: BgpyError, executed: bool | None) -> None:
+def test_every_error_arrives_with_its_fields_its_text_and_whether_the_request_ran(
+    sample: BgpyError, executed: bool | None
+) -> None:
     sample = pickle.loads(pickle.dumps(sample))
     sample.executed = executed
     arrived = travel(sample)

@@ -46,8 +46,8 @@ def plain(frame: Frame) -> Plain:
     return (*frame[:4], bytes(frame.pickle), [bytes(buffer) for buffer in frame.buffers])
 
 
-def frames_of(reader: FrameReader, data: bytes, sizes: Sequence[int]) -> Iterator[Frame]:
-    """Drive a reader over `data`, which arrives in pieces of these sizes, over and over."""
+def frames_of(reader: FrameReader, data: bytes, sizes: Sequence[int], *, short: bool = True) -> Iterator[Frame]:
+    """Drive a reader over `data`, which arrives in pieces of these sizes, over and over; `short`: by the short way."""
     position = turn = 0
     while True:
         frame = reader.next_frame()
@@ -63,21 +63,24 @@ def frames_of(reader: FrameReader, data: bytes, sizes: Sequence[int]) -> Iterato
             return
         count = min(memory.nbytes, sizes[turn % len(sizes)], len(data) - position)
         memory[:count] = data[position : position + count]
-        reader.advance(count)
         position += count
         turn += 1
+        if not (short and reader.idle):
+            reader.advance(count)
+        elif (frame := reader.advance_first(count)) is not None:
+            yield frame
 
 
 def read(reader: FrameReader, data: bytes, sizes: Sequence[int] = (1 << 30,)) -> list[Frame]:
     return list(frames_of(reader, data, sizes))
 
 
-def outcome(data: bytes, sizes: Sequence[int], mac: bytes | None) -> tuple[list[Plain], str | None, bool]:
+def outcome(data: bytes, sizes: Sequence[int], mac: bytes | None, *, short: bool = True) -> tuple[list[Plain], str | None, bool]:
     """Return the frames that came out, the error that ended it, and whether the reader stands between two frames."""
     reader = FrameReader(20_000, None if mac is None else FrameMac(mac))
     found: list[Plain] = []
     try:
-        for frame in frames_of(reader, data, sizes):
+        for frame in frames_of(reader, data, sizes, short=short):
             found.append(plain(frame))
     except (RemoteProtocolError, MessageTooLargeError) as error:
         return found, str(error), False
@@ -94,8 +97,12 @@ def test_a_frame_is_these_bytes(text: str, frame: Plain) -> None:
 def test_these_bytes_are_a_frame_however_they_arrive(text: str, frame: Plain, sizes: list[int]) -> None:
     data = bytes.fromhex(text)
     reader = FrameReader(LIMIT)
-    assert [plain(found) for found in read(reader, data, sizes)] == [frame]
-    assert reader.idle
+    found = []
+    for each in frames_of(reader, data, sizes):
+        # At once: within a frame the next wait would end after 30 s.
+        assert reader.idle
+        found.append(plain(each))
+    assert found == [frame]
 
 
 @pytest.mark.parametrize(("text", "frame"), LITERALS)
@@ -137,6 +144,38 @@ def test_a_pickle_of_a_size_at_which_the_way_changes_arrives(size: int, mac: byt
     for sizes in ([1 << 30], [997], [SMALL_SIZE - 1]):
         reader = FrameReader(LIMIT, None if mac is None else FrameMac(mac))
         assert [plain(found) for found in read(reader, data, sizes)] == [frame]
+
+
+@pytest.mark.parametrize(
+    ("head", "behind"),
+    [
+        (HEADER.pack(2, 0x20, 0, 0, 1, 3), b"abc"),
+        (HEADER.pack(2, 0, 1, 0, 1, 3), b"abc"),
+        (HEADER.pack(2, 0, 0, 0, 1, 4), b"abc"),
+        (HEADER.pack(2, 0, 0, 0, 1, 2), b"abc"),
+        (HEADER.pack(2, 0, 0, 0, 1, 101), bytes(101)),
+        (HEADER.pack(2, 0, 0, 0, 1, 0)[:-1], b""),
+    ],
+)
+def test_the_short_way_is_for_one_small_whole_frame_alone(head: bytes, behind: bytes) -> None:
+    for limit, mac in ((100, None), (100, KEY)):
+        reader = FrameReader(limit, None if mac is None else FrameMac(mac))
+        data = head + behind
+        reader.memory()[: len(data)] = data
+        assert reader.advance_first(len(data)) is None
+        assert not reader.idle
+
+
+def test_a_frame_that_came_the_short_way_keeps_its_bytes() -> None:
+    reader = FrameReader(LIMIT)
+    first, second = (2, 1, 0, 1, b"first", []), (2, 1, 0, 2, b"other", [])
+    found = []
+    for frame in (first, second):
+        data = encode(frame)
+        reader.memory()[: len(data)] = data
+        found.append(reader.advance_first(len(data)))
+        assert reader.idle
+    assert [plain(frame) for frame in found if frame is not None] == [first, second]
 
 
 def test_large_parts_are_not_copied_on_their_way_out() -> None:
@@ -325,7 +364,8 @@ MACS = st.sampled_from([None, KEY])
 def test_property_what_was_encoded_is_decoded_however_it_is_cut(sent: list[Plain], sizes: list[int], mac: bytes | None) -> None:
     tags = None if mac is None else FrameMac(mac)
     data = b"".join([encode(frame, tags) for frame in sent])
-    assert outcome(data, sizes, mac) == (sent, None, True)
+    for short in (False, True):
+        assert outcome(data, sizes, mac, short=short) == (sent, None, True)
 
 
 @st.composite
@@ -354,5 +394,5 @@ def test_property_any_bytes_give_frames_or_a_documented_error_the_same_however_t
     data: bytes, sizes: list[int], mac: bytes | None
 ) -> None:
     whole = outcome(data, [1 << 30], mac)
-    assert outcome(data, sizes, mac) == whole
+    assert outcome(data, sizes, mac) == outcome(data, sizes, mac, short=False) == whole
     assert outcome(data[:3000], [1], mac) == outcome(data[:3000], [1 << 30], mac)

@@ -326,7 +326,9 @@ def test_the_pickle_of_one_answer_is_kept_whatever_its_size(server: Server, size
     assert server.come_back().parts == [(0, bytes(size))]
 
 
-@pytest.mark.parametrize(("buffers", "kept"), [((MAX_KEPT_BUFFERS,), True), ((MAX_KEPT_BUFFERS + 1,), False), ((600_000, 600_000), False)])
+@pytest.mark.parametrize(
+    ("buffers", "kept"), [((MAX_KEPT_BUFFERS,), True), ((MAX_KEPT_BUFFERS + 1,), False), ((600_000, 600_000), False)]
+)
 def test_buffers_are_kept_up_to_a_megabyte(server: Server, buffers: tuple[int, ...], kept: bool) -> None:
     answer = server.claim()
     answer.send(OK, 0, payload(b"p", *map(bytes, buffers)))

@@ -50,9 +50,13 @@ def test_a_message_leads_to_its_state_at_both_ends_or_to_the_error_of_the_end_th
             there.received(kind, more)
             assert here.state is there.state is (state if more else following)
             continue
-        with pytest.raises(LocalProtocolError, match=f"A {sender.value} cannot send a frame of kind {kind:d} while {state.value}"):
+        with pytest.raises(
+            LocalProtocolError, match=f"A {sender.value} cannot send a frame of kind {kind:d} while {state.value}"
+        ):
             here.sending(kind, more)
-        with pytest.raises(RemoteProtocolError, match=f"sent a frame of kind {kind:d} to a {receiver.value} that is {state.value}"):
+        with pytest.raises(
+            RemoteProtocolError, match=f"sent a frame of kind {kind:d} to a {receiver.value} that is {state.value}"
+        ):
             there.received(kind, more)
         assert here.state is there.state is state
 

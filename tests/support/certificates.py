@@ -6,10 +6,6 @@ import ssl
 import subprocess
 from pathlib import Path
 
-import pytest
-
-__all__ = ["Files", "files"]
-
 
 class Files:
     """Two self-signed certificates."""
@@ -21,12 +17,12 @@ class Files:
     @staticmethod
     def _make(folder: Path, name: str) -> tuple[str, str]:
         certificate, key = str(folder / f"{name}.pem"), str(folder / f"{name}.key")
+        names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+        usage = "keyUsage=critical,digitalSignature,keyCertSign"
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        files = ["-keyout", key, "-out", certificate, "-subj", f"/CN={name}"]
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-            + ["-keyout", key, "-out", certificate, "-subj", f"/CN={name}"]
-            + ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "keyUsage=critical,digitalSignature,keyCertSign"],
-            check=True,
-            capture_output=True,
+            ["openssl", "req", "-x509", *curve, *files, "-addext", names, "-addext", usage], check=True, capture_output=True
         )
         return certificate, key
 
@@ -34,8 +30,3 @@ class Files:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate, self.key)
         return context
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(tmp_path_factory.mktemp("certificates"))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ class Block(NamedTuple):
 
 
 def read_blocks(page: str) -> list[Block]:
-    """Return the ``code-block`` and ``literalinclude`` directives of a page, a path from the repository's root, in their order."""
+    """Return the ``code-block`` and ``literalinclude`` directives of a page, named from the repository's root, in order."""
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
     blocks = []
     for index, line in enumerate(lines):
@@ -71,8 +72,9 @@ def as_program(blocks: list[Block]) -> str:
 
 def expected_output(blocks: list[Block]) -> str:
     """Return what the page says that its program prints: its text blocks that stand behind python and shell blocks."""
-    pairs = zip(blocks, blocks[1:], strict=False)
-    return "".join(block.text for before, block in pairs if block.kind == "text" and before.kind in ("python", "shell"))
+    return "".join(
+        block.text for before, block in pairwise(blocks) if block.kind == "text" and before.kind in ("python", "shell")
+    )
 
 
 def run(program: str, folder: Path) -> str:
@@ -98,7 +100,13 @@ def run(program: str, folder: Path) -> str:
     }
     # Unbuffered: its lines and those of its shell blocks keep their order.
     finished = subprocess.run(
-        [sys.executable, "-u", str(script)], capture_output=True, text=True, cwd=folder, env=environment, timeout=_TIMEOUT, check=False
+        [sys.executable, "-u", str(script)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment,
+        timeout=_TIMEOUT,
+        check=False,
     )
     assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}"
     return finished.stdout

@@ -60,7 +60,12 @@ class FalseServer:
 
 
 def open_as_server(
-    sock: socket.socket, *, token: str | None = None, max_size: int = 1 << 30, instance: bytes = b"i" * 16, machine: bytes | None = None
+    sock: socket.socket,
+    *,
+    token: str | None = None,
+    max_size: int = 1 << 30,
+    instance: bytes = b"i" * 16,
+    machine: bytes | None = None,
 ) -> Connection:
     """Prove the token as a server does; return the open connection."""
     sock.settimeout(None)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bgpy.client import Client
-from bgpy.server import Server
 from bgpy.protocol.handshake import ZERO_ID, ClientHello
+from bgpy.server import Server
 from bgpy.sockets import ClientSocket, Connection, Dialer
 from bgpy.system import kill_process, machine_identity, process_start_time, wait_for_end
 from bgpy.taskset import TaskSet
@@ -25,7 +25,9 @@ def nothing(*_: Any) -> dict[str, Any]:
     return {}
 
 
-def tasks(exec_task: Callable[..., Any], init_task: Callable[..., Any] = nothing, exit_task: Callable[..., Any] = nothing) -> TaskSet:
+def tasks(
+    exec_task: Callable[..., Any], init_task: Callable[..., Any] = nothing, exit_task: Callable[..., Any] = nothing
+) -> TaskSet:
     """Return a task set of which only the exec task matters."""
     return TaskSet(init_task, exec_task, exit_task)
 
@@ -139,7 +141,7 @@ def dial(
     port: int,
     *,
     token: str | None = None,
-    hello: ClientHello = ClientHello(b"c" * 16, 0, False, ZERO_ID),
+    lane: int = 0,
     context: Any = None,
     max_size: int = 1 << 30,
     machine: bytes | None = None,
@@ -147,7 +149,7 @@ def dial(
 ) -> Iterator[Connection]:
     """Open a connection as a client does, for tests that then misbehave."""
     dialer = Dialer(host, port, find_token(token), context, False, max_size, machine or machine_identity())
-    connection = dialer.dial(hello, 20)
+    connection = dialer.dial(ClientHello(b"c" * 16, lane, False, ZERO_ID), 20)
     try:
         yield connection
     finally:

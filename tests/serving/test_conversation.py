@@ -1,0 +1,63 @@
+"""What a connection says to a request that it does not take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bgpy.errors import AnswerLostError, BgpyError, MessageTooLargeError, OverloadedError
+from bgpy.protocol.failures import load_failure
+from bgpy.protocol.frames import Frame, Header
+from bgpy.protocol.handshake import ZERO_ID, ClientHello
+from bgpy.protocol.lanes import LaneTable, Verdict
+from bgpy.protocol.messages import MessageType, Payload
+from bgpy.protocol.states import ConnectionState, Role
+from bgpy.serving.budget import MemoryBudget
+from bgpy.serving.conversation import Conversation, Seat
+
+
+class FakeConnection:
+    """Announces one large request, and keeps what is sent for it."""
+
+    wire = None
+
+    def __init__(self, header: Header, failure: BgpyError | None) -> None:
+        self.refused = header
+        self.state = ConnectionState(Role.SERVER)
+        self.state.opened()
+        self.sent: list[tuple[int, int, int]] = []
+        self.errors: list[BgpyError] = []
+        self._failure = failure
+
+    def receive(self, announced: Callable[[Header], None]) -> Frame:
+        if self._failure is not None:
+            raise self._failure
+        announced(self.refused)
+        raise AssertionError("there was room")
+
+    def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
+        self.sent.append((kind, part, number))
+        self.errors.append(load_failure(payload.pickle))
+        return False  # gone: nobody lingers
+
+
+@pytest.mark.parametrize(("number", "executed"), [(1, True), (2, False)])
+@pytest.mark.parametrize("failure", [None, MessageTooLargeError(100, 10)])
+def test_a_request_without_room_is_refused_and_told_whether_it_ran_before(
+    number: int, executed: bool, failure: BgpyError | None
+) -> None:
+    """Taken up again while memory was short, a request that had run was said not to have run: its client would send it again."""
+    table, seat = LaneTable(), Seat()
+    _, lane = table.attach(ClientHello(bytes(16), 0, False, ZERO_ID), seat, 0.0)
+    assert table.claim(lane, seat, 1)[0] is Verdict.FRESH
+    budget = MemoryBudget(100, 0)
+    budget.take(100)
+    connection: Any = FakeConnection(Header(MessageType.EXEC, 0, 3, number, 100), failure)
+    service: Any = None
+    Conversation(connection, seat, lane, table, service, budget, {}).run()
+    assert connection.sent == [(MessageType.ERROR, 3, number)]
+    (error,) = connection.errors
+    assert type(error) is (AnswerLostError if executed else type(failure or OverloadedError("")))
+    assert error.executed is executed
