@@ -11,7 +11,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from bgpy.calling import NO_LIMIT, Caller, Wait
-from bgpy.errors import BgpyError, ConnectError, OwnServerError, ProtocolError, SerializationError, ServerEndingError
+from bgpy.errors import (
+    BgpyError,
+    ConnectError,
+    OwnServerError,
+    ProtocolError,
+    RemoteProtocolError,
+    SerializationError,
+    ServerEndingError,
+)
 from bgpy.pool import LanePool, PoolLane
 from bgpy.protocol.calls import (
     STATUS_LANE,
@@ -311,12 +319,12 @@ class Client(Caller):
             lane = self._take(wait)
         frame = None
         try:
-            exchange = Exchange(self._dialer.address, lane.numbers, call.kind, call.flags, call.payload)
             connection = lane.connection
-            if connection is not None and not lane.draining and connection.quiet():
-                frame = self._at_once(connection, lane, exchange, wait)
+            exchange = None
+            if connection is not None and not lane.draining and connection.quiet() and connection.takes(call.payload):
+                frame, exchange = self._at_once(connection, lane, call, wait)
             if frame is None:
-                frame = next(self._drive(lane, exchange, wait))
+                frame = next(self._drive(lane, exchange or self._new_exchange(lane, call), wait))
         finally:
             if frame is not None and not frame.flags & FLAG_MORE:
                 self._pool.give_back(lane)
@@ -327,25 +335,35 @@ class Client(Caller):
     def _new_exchange(self, lane: Lane, call: Call) -> Exchange:
         return Exchange(self._dialer.address, lane.numbers, call.kind, call.flags, call.payload)
 
-    def _at_once(self, connection: Connection, lane: Lane, exchange: Exchange, wait: Wait) -> Frame | None:
-        """Do the usual thing over a connection that lives, without the detour over instructions; None where it has broken."""
-        if connection.opening.instance in held_instances.get():
+    def _at_once(self, connection: Connection, lane: Lane, call: Call, wait: Wait) -> tuple[Frame | None, Exchange | None]:
+        """
+        Do the usual thing over a connection that lives, without the detour over instructions.
+
+        Returns the first part of the answer; or, where the connection has broken, the exchange that goes on from there.
+        """
+        instance = connection.opening.instance
+        if instance in held_instances.get():
             raise OwnServerError(self._dialer.address)
-        exchange.begin(connection.opening)
+        number = lane.numbers.next()
+        whole = False
         try:
-            connection.transmit(exchange.kind, exchange.flags, 0, exchange.number, exchange.payload, wait.deadline)
-            exchange.whole = True
+            connection.transmit(call.kind, call.flags, 0, number, call.payload, wait.deadline)
+            whole = True
             frame = connection.receive(wait.deadline)
-            exchange.accept(frame)
+            if frame.number != number or frame.part:
+                raise RemoteProtocolError(f"Expected part 0 of answer {number}, got part {frame.part} of {frame.number}")
         except BrokenConnection as broken:
             lane.drop()
-            exchange.broken = broken
-            return None
+            exchange = self._new_exchange(lane, call)
+            exchange.take_over(number, instance, whole, broken)
+            return None, exchange
         except TimeoutError:
-            raise self._too_late(wait, None if exchange.whole else False) from None
+            raise self._too_late(wait, None if whole else False) from None
         except ProtocolError as error:
-            raise exchange.blame(error) from None
-        return frame
+            if whole:
+                error.executed = None  # what came in place of the answer tells nothing
+            raise
+        return frame, None
 
     def _settle(self, future: Future[dict[str, Any]], call: Call, lane: Lane, frames: Iterator[Frame]) -> None:
         """Wait for the response to a submitted request; for its own thread."""

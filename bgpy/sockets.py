@@ -173,6 +173,10 @@ class Connection:
             raise BrokenConnection("the other side closed the connection within a frame")
         reader.advance(count)
 
+    def takes(self, payload: Payload) -> bool:
+        """Return whether a payload is sure to be within the other side's limits; where it is not sure, `Exchange` looks closer."""
+        return not payload.buffers and not payload.by_value and len(payload.pickle) <= self.opening.peer_max_size
+
     def quiet(self) -> bool:
         """Return whether there is nothing to read now: no byte, no end, no error. Does not block."""
         # Not the wire alone: the end of a request may have come in one piece with its confirmation.

@@ -92,8 +92,8 @@ class Exchange:
     """
     One request and its answer.
 
-    A client whose lane has a living connection may do the usual thing by itself: `begin`, send, note that it is `whole`, receive,
-    `accept`. Where that breaks it sets `broken` and drives `steps`, which go on from there; they can also do all of it.
+    `steps` do all of it. A client whose lane has a living connection may do the usual thing by itself (take a number, send, receive)
+    and have an exchange `take_over` where that breaks.
 
     Attributes
     ----------
@@ -101,14 +101,12 @@ class Exchange:
         Whether a byte of the request may have left. Until then the request certainly did not run.
     whole
         Whether the last byte was handed to the kernel at least once.
-    broken
-        What broke the connection that the request was begun on, until `steps` has taken it up.
     """
 
     number = 0
     begun = False
     whole = False
-    broken: BrokenConnection | None = None
+    _broken: BrokenConnection | None = None
     _instance = ZERO_ID
     _have = 0
     _openings = 0
@@ -121,27 +119,13 @@ class Exchange:
         self._address = address
         self._numbers = numbers
 
-    def begin(self, opening: Opening) -> None:
-        """Take a number, for the server of this opening and no other. Raises MessageTooLargeError and PythonVersionError."""
-        payload = self.payload
-        if payload.buffers or payload.by_value or len(payload.pickle) > opening.peer_max_size:
-            self._check(opening)
-        self._instance = opening.instance
-        self.number = self._numbers.next()
+    def take_over(self, number: int, instance: bytes, whole: bool, broken: BrokenConnection) -> None:
+        """Go on with a request that was begun under `number` on a connection to `instance`, and broke; before `steps`."""
+        self.number = number
         self.begun = True
-
-    def blame(self, error: ProtocolError) -> ProtocolError:
-        """Have an error say what is known of the request: what came in place of its answer tells nothing."""
-        if self.whole:
-            error.executed = None
-        return error
-
-    def accept(self, frame: Frame) -> None:
-        """Check that a frame is the next part of the answer. Raises RemoteProtocolError."""
-        if frame.number != self.number or frame.part != self._have:
-            expected = f"part {self._have} of answer {self.number}"
-            raise RemoteProtocolError(f"Expected {expected}, got part {frame.part} of {frame.number}")
-        self._have += 1
+        self.whole = whole
+        self._instance = instance
+        self._broken = broken
 
     def steps(self) -> Generator[Instruction, Opening | Frame | None, None]:
         """
@@ -159,7 +143,7 @@ class Exchange:
             The server sent what no server sends.
         """
         while True:
-            broken, self.broken = self.broken, None
+            broken, self._broken = self._broken, None
             if broken is None:
                 try:
                     yield from self._attempt()
@@ -167,7 +151,7 @@ class Exchange:
                 except BrokenConnection as again:
                     broken = again
                 except ProtocolError as error:
-                    raise self.blame(error) from None
+                    raise self._blame(error) from None
             # Before the request has begun, what was written were bytes of an opening.
             if self.begun and (broken.written or self.whole or self._resumes):
                 yield from self._resume(broken)
@@ -179,24 +163,41 @@ class Exchange:
             if self._openings > MAX_OPENINGS:
                 raise ConnectError(self._address, broken.reason) from broken
 
-    def _check(self, opening: Opening) -> None:
+    def _begin(self, opening: Opening) -> None:
+        """Take a number, for the server of this opening and no other. Raises MessageTooLargeError and PythonVersionError."""
         size = frame_size(self.payload.pickle, self.payload.buffers)
         if size > opening.peer_max_size:
             raise MessageTooLargeError(size, opening.peer_max_size)
         if self.payload.by_value and opening.peer_python != own_python():
             raise PythonVersionError(own_python(), opening.peer_python)
+        self._instance = opening.instance
+        self.number = self._numbers.next()
+        self.begun = True
+
+    def _accept(self, frame: Frame) -> None:
+        """Check that a frame is the next part of the answer. Raises RemoteProtocolError."""
+        if frame.number != self.number or frame.part != self._have:
+            expected = f"part {self._have} of answer {self.number}"
+            raise RemoteProtocolError(f"Expected {expected}, got part {frame.part} of {frame.number}")
+        self._have += 1
+
+    def _blame(self, error: ProtocolError) -> ProtocolError:
+        """Have an error say what is known of the request: what came in place of its answer tells nothing."""
+        if self.whole:
+            error.executed = None
+        return error
 
     def _attempt(self) -> Generator[Instruction, Opening | Frame | None, None]:
         if not self.number:
             opening = yield Open(False, ZERO_ID)
             assert isinstance(opening, Opening)
-            self.begin(opening)
+            self._begin(opening)
         yield Transmit(self.kind, self.flags, self._have, self.number, self.payload)
         self.whole = True
         while True:
             frame = yield _RECEIVE
             assert isinstance(frame, Frame)
-            self.accept(frame)
+            self._accept(frame)
             self._resumes = 0  # it gets on
             yield Deliver(frame)
             if not frame.flags & FLAG_MORE:

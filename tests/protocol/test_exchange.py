@@ -341,28 +341,18 @@ def test_a_connection_that_cannot_be_made_is_the_error_that_it_is() -> None:
 
 def test_what_was_begun_outside_is_taken_up_where_it_broke() -> None:
     world, asked = World(2), exchange()
-    asked.begin(opening())
-    world._take(Transmit(asked.kind, asked.flags, 0, asked.number, asked.payload))
-    asked.whole = True
-    asked.accept(answer(0, 1, more=True))
-    asked.broken = BrokenConnection("cut")
+    world._take(Transmit(asked.kind, asked.flags, 0, 1, asked.payload))
+    asked.take_over(1, opening().instance, True, BrokenConnection("cut"))
     assert world.run(asked) is None
-    assert world.log == ["Resume", "Transmit", "Receive", "Deliver"]
-    assert (world.delivered, world.executed) == ([1], {1: 1})
+    assert world.log == ["Resume", "Transmit", "Receive", "Deliver", "Receive", "Deliver"]
+    assert (world.delivered, world.executed) == ([0, 1], {1: 1})
 
 
 @pytest.mark.parametrize("written", [0, 1])
 def test_what_broke_outside_while_it_was_sent_is_replaced_or_taken_up(written: int) -> None:
-    world, asked = World(), exchange()
-    asked.begin(opening())
-    asked.broken = BrokenConnection("cut", written)
+    numbers = LaneNumbers()
+    world, asked = World(), exchange(numbers=numbers)
+    asked.take_over(numbers.next(), opening().instance, False, BrokenConnection("cut", written))
     assert world.run(asked) is None
     assert world.log[0] == ("Resume" if written else "Open")
     assert sum(world.executed.values()) == 1
-
-
-def test_blame_says_what_is_known() -> None:
-    asked = exchange()
-    assert asked.blame(RemoteProtocolError("x")).executed is False
-    asked.whole = True
-    assert asked.blame(RemoteProtocolError("x")).executed is None
