@@ -108,11 +108,11 @@ def serve_peer(kind: str) -> None:
     state = {"value": 0}
     if kind == "floor":
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            print(listener.getsockname()[1], flush=True)  # noqa: T201 - read by the parent
+            print(listener.getsockname()[1], flush=True)
             connection: Any = BareSocket(listener.accept()[0])
     else:
         with multiprocessing.connection.Listener(("127.0.0.1", 0), authkey=b"benchmark") as listener:
-            print(listener.address[1], flush=True)  # noqa: T201 - read by the parent
+            print(listener.address[1], flush=True)
             connection = listener.accept()
     while True:
         try:
@@ -212,7 +212,8 @@ def large(rounds: int) -> dict[str, float]:
         calls = {"floor": lambda: floor(message), "multiprocessing": lambda: pipe(message), "bgpy": lambda: call(message)}
         figures = interleave(calls, rounds)
         back = call(message)["array"]
-        assert back.flags.writeable and (back == message["array"]).all()
+        assert back.flags.writeable
+        assert (back == message["array"]).all()
         peak = peak_memory(server.pid)
     speeds = {f"{name} GB/s": 2 * ARRAY_BYTES / 1e9 / statistics.median(times) for name, times in figures.items()}
     return {
@@ -233,7 +234,7 @@ def client_memory() -> None:
         del array
         back = client.execute(message, await_response=True)
         assert back["array"][-1] == 1.5
-        print(peak_memory(os.getpid()))  # noqa: T201 - read by the parent
+        print(peak_memory(os.getpid()))
 
 
 def starts(rounds: int) -> dict[str, float]:
@@ -352,12 +353,12 @@ def main() -> None:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
         results = {name: SECTIONS[name](options.rounds) for name in options.only or SECTIONS}
     if options.json:
-        print(json.dumps(results, indent=2))  # noqa: T201 - the output of a script
+        print(json.dumps(results, indent=2))
         return
     for section, figures in results.items():
-        print(f"\n{section}")  # noqa: T201 - the output of a script
+        print(f"\n{section}")
         for name, value in figures.items():
-            print(f"  {name:28} {value:10.2f}")  # noqa: T201 - the output of a script
+            print(f"  {name:28} {value:10.2f}")
 
 
 if __name__ == "__main__":

@@ -73,3 +73,8 @@ def resolve_addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, 
 def all_loopback(addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]]) -> bool:
     """Tell whether there are addresses and every one is loopback: one that is not makes the server reachable from outside."""
     return bool(addresses) and all(is_loopback(str(address[0])) for _, address in addresses)
+
+
+def format_address(host: str, port: int) -> str:
+    """Write an address for people: ``host:port``, with brackets around IPv6."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -8,13 +8,13 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bgpy.addresses import is_wildcard, resolve_addresses
+from bgpy.addresses import format_address, is_wildcard, resolve_addresses
 from bgpy.client import Client
+from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE
 from bgpy.errors import ConnectError, PythonVersionError, ServerNotFoundError, ServerStartError, TlsError
 from bgpy.protocol.handshake import ZERO_ID
 from bgpy.records import Record, Registry
 from bgpy.server import Server
-from bgpy.sockets import DEFAULT_MAX_MESSAGE_SIZE, format_address
 from bgpy.system import wait_for_end
 from bgpy.taskset import TaskSet
 from bgpy.tls import Tls

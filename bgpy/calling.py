@@ -4,22 +4,25 @@ What the blocking and the asyncio client share: their settings, how long a call 
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import TYPE_CHECKING
 
+from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, Dialer
 from bgpy.errors import OwnServerError, RequestTimeoutError, ServerNotFoundError
 from bgpy.protocol.exchange import Open
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
 from bgpy.protocol.messages import MessageType
-from bgpy.sockets import DEFAULT_MAX_MESSAGE_SIZE, Dialer, held_instances
+from bgpy.sockets import held_instances
 from bgpy.system import machine_identity
 from bgpy.tls import Tls, choose_context
 from bgpy.token import find_token
 
 if TYPE_CHECKING:
-    import logging
     import ssl
+
+_log = logging.getLogger("bgpy.client")
 
 #: Seconds that tasks of the server get to end, unless `terminate` is told otherwise; the exit task gets as many.
 GRACE = 10.0
@@ -121,28 +124,27 @@ class Caller:
         assert wait.timeout is not None
         return RequestTimeoutError(wait.timeout, f"the answer of {self._dialer.address}", executed)
 
+    def _note_opened(self, lane: int, resume: bool) -> None:
+        """Log a new connection: one that takes a request up again is news."""
+        if resume:
+            _log.info("Lane %d took its request up again at %s", lane, self._dialer.address)
+        else:
+            _log.debug("Lane %d connected to %s", lane, self._dialer.address)
+
     def _close_log(self) -> None:
         if self._log_handler is not None:
-            _log().removeHandler(self._log_handler)
+            _log.removeHandler(self._log_handler)
             self._log_handler.close()
 
 
 def _open_log(level: str | int | None, path: str | None) -> logging.Handler | None:
     if level is None and path is None:
         return None
-    import logging
-
     if level is not None:
-        _log().setLevel(level)
+        _log.setLevel(level)
     if path is None:
         return None
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    _log().addHandler(handler)
+    _log.addHandler(handler)
     return handler
-
-
-def _log() -> logging.Logger:
-    import logging
-
-    return logging.getLogger("bgpy.client")

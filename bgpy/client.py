@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from bgpy.calling import NO_LIMIT, Caller, Wait
+from bgpy.connection import Connection
 from bgpy.errors import (
     BgpyError,
     ConnectError,
@@ -39,7 +40,7 @@ from bgpy.protocol.frames import FLAG_MORE, Frame
 from bgpy.protocol.handshake import Admission, Opening
 from bgpy.protocol.messages import MessageType
 from bgpy.protocol.states import State
-from bgpy.sockets import Connection, held_instances
+from bgpy.sockets import held_instances
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -78,8 +79,7 @@ class Client(Caller):
         super()._begin()
         self._pid = os.getpid()
         self._pool: LanePool[Connection] = LanePool(self._max_connections)
-        self._status_lane: Lane = PoolLane(STATUS_LANE)
-        self._status_lock = threading.Lock()
+        self._status_pool: LanePool[Connection] = LanePool(1, STATUS_LANE)
 
     def __enter__(self) -> Client:
         return self
@@ -94,7 +94,8 @@ class Client(Caller):
         Parameters
         ----------
         tasks
-            Init, exec and exit task; or a module, a module's name, or a `TaskSet`. They travel by value where the server cannot import them.
+            Init, exec and exit task; or a module, a module's name, or a `TaskSet`. They travel by value where the server cannot
+            import them.
         exist_ok
             Whether a server that has its tasks already is fine.
         timeout
@@ -103,7 +104,8 @@ class Client(Caller):
         Returns
         -------
         response
-            ``{"message": "Initialization successful."}``, or what the init task responded; ``{"message": "Already initialized."}``.
+            ``{"message": "Initialization successful."}``, or what the init task responded; with `exist_ok` perhaps
+            ``{"message": "Already initialized."}``.
 
         Raises
         ------
@@ -184,7 +186,7 @@ class Client(Caller):
                 yield message
                 wait.renew()
         finally:
-            self._give_back(lane, draining=False)
+            self._give_back(lane, self._pool, draining=False)
 
     def submit(self, args: dict[str, Any], timeout: float | None = None) -> Future[dict[str, Any]]:
         """
@@ -230,20 +232,17 @@ class Client(Caller):
         Returns
         -------
         status
-            name, host, port, pid, id, uptime (seconds), initialized, requests, failed, failures (the last ones), connections, refused,
-            memory (bytes), log_file, python, version.
+            name, host, port, pid, id, uptime (seconds), initialized, requests, failed, failures (the last ones), connections,
+            refused, memory (bytes), log_file, python, version.
 
         Raises
         ------
         BgpyError
             As `execute`.
         """
-        call = status_call()
-        wait = self._wait(timeout)
         self._check_process()
-        with self._status_lock:
-            frame = next(self._exchange(self._status_lane, call, wait))
-        return read_answer(call, frame) or {}
+        call = status_call()
+        return read_answer(call, self._first_frame(call, timeout, self._status_pool)) or {}
 
     def terminate(
         self, exit_args: dict[str, Any] | None = None, await_response: bool = False, timeout: float | None = None
@@ -258,8 +257,8 @@ class Client(Caller):
         await_response
             Whether to return what the exit task responds.
         timeout
-            Seconds that running tasks get to end, and then the exit task; None is 10. Tasks that take longer are left, and the exit
-            task is skipped.
+            Seconds that running tasks get to end, and then the exit task; None is 10. Tasks that take longer are left, and the
+            exit task is skipped.
 
         Raises
         ------
@@ -277,19 +276,18 @@ class Client(Caller):
             frame = next(self._exchange(lane, call, wait))
             return self._read_last(call, frame, lane.connection, wait)
         finally:
-            self._give_back(lane, draining=False)
+            self._give_back(lane, self._pool, draining=False)
 
     def close(self) -> None:
         """Close the connections that are not in use; those that are close after their request. Again is fine."""
         self._check_process()
         self._pool.close()
-        with self._status_lock:
-            self._status_lane.drop()
+        self._status_pool.close()
         self._close_log()
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            self._status_lane.drop()
+            self._status_pool.abandon()
             self._pool.abandon()
             self._begin()
 
@@ -302,21 +300,25 @@ class Client(Caller):
             self._pool.put_back(lane)
         return self._pool.take(wait.timeout)
 
-    def _give_back(self, lane: Lane, *, draining: bool) -> None:
+    def _give_back(self, lane: Lane, pool: LanePool[Connection], *, draining: bool) -> None:
         connection = lane.connection
         lane.draining = draining
         if connection is not None and not draining and connection.state.state is not State.IDLE:
             lane.drop()  # an answer that may still come must meet nobody
-        self._pool.give_back(lane)
+        pool.give_back(lane)
 
-    def _first_frame(self, call: Call, timeout: float | None) -> Frame:
-        """Make a call and return the first part of its answer."""
+    def _first_frame(self, call: Call, timeout: float | None, pool: LanePool[Connection] | None = None) -> Frame:
+        """Make a call, over a lane of `pool` or one for requests, and return the first part of its answer."""
         if timeout is None:
             timeout = self.timeout
         wait = NO_LIMIT if timeout is None else Wait(timeout)
-        lane = self._pool.take_free() if os.getpid() == self._pid else None
-        if lane is None:
-            lane = self._take(wait)
+        if pool is not None:
+            lane = pool.take(timeout)
+        else:
+            if os.getpid() != self._pid:
+                self._check_process()
+            pool = self._pool
+            lane = pool.take_free() or self._take(wait)
         frame = None
         try:
             connection = lane.connection
@@ -327,9 +329,9 @@ class Client(Caller):
                 frame = next(self._drive(lane, exchange or self._new_exchange(lane, call), wait))
         finally:
             if frame is not None and not frame.flags & FLAG_MORE:
-                self._pool.give_back(lane)
+                pool.give_back(lane)
             else:
-                self._give_back(lane, draining=frame is not None)
+                self._give_back(lane, pool, draining=frame is not None)
         return frame
 
     def _new_exchange(self, lane: Lane, call: Call) -> Exchange:
@@ -342,7 +344,7 @@ class Client(Caller):
         Returns the first part of the answer; or, where the connection has broken, the exchange that goes on from there.
         """
         instance = connection.opening.instance
-        if instance in held_instances.get():
+        if call.kind != MessageType.STATUS and instance in held_instances.get():
             raise OwnServerError(self._dialer.address)
         number = lane.numbers.next()
         whole = False
@@ -370,10 +372,10 @@ class Client(Caller):
         try:
             response = read_answer(call, next(frames)) or {}
         except BaseException as error:  # noqa: BLE001 - whatever it is belongs to who asks the future
-            self._give_back(lane, draining=False)
+            self._give_back(lane, self._pool, draining=False)
             future.set_exception(error)
         else:
-            self._give_back(lane, draining=False)
+            self._give_back(lane, self._pool, draining=False)
             future.set_result(response)
 
     def _read_last(self, call: Call, frame: Frame, connection: Connection | None, wait: Wait) -> dict[str, Any]:
@@ -435,11 +437,12 @@ class Client(Caller):
         connection = lane.connection
         if connection is not None and lane.draining:
             connection = self._drain(lane, wait)
-        if connection is None or instruction.resume or not connection.wire.quiet():
+        if connection is None or instruction.resume or not connection.quiet():
             lane.drop()
             connection = self._dialer.dial(self._hello(lane.index, instruction), self._time_to_open(wait))
             if connection.opening.admission is Admission.OK:
                 lane.connection = connection
+                self._note_opened(lane.index, instruction.resume)
             else:
                 connection.close()  # it was not let in: of no use to the lane's next request
         return self._check_opening(connection.opening, instruction, kind)

@@ -103,8 +103,8 @@ class Lanes(Generic[C]):
 class LanePool(Lanes[C]):
     """Hand out lanes to threads: where all are in use, a thread waits for one to be given back. Thread-safe."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
+    def __init__(self, size: int, first: int = 0) -> None:
+        super().__init__(size, first)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiting = 0

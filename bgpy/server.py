@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bgpy.addresses import all_loopback, resolve_addresses
+from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE
 from bgpy.errors import ConnectError, ServerStartError, TlsError, TokenError
 from bgpy.serving.running import Running, Settings
-from bgpy.sockets import DEFAULT_MAX_MESSAGE_SIZE, ClientSocket, respond
+from bgpy.sockets import ClientSocket, respond
 from bgpy.taskset import TaskSet
 from bgpy.tls import Tls
 from bgpy.token import check_token_strength, find_token, forget_environment_token

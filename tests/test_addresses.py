@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from bgpy.addresses import address_bytes, all_loopback, fold_address, is_loopback, is_wildcard, resolve_addresses
+from bgpy.addresses import address_bytes, all_loopback, fold_address, format_address, is_loopback, is_wildcard, resolve_addresses
 from bgpy.errors import ConnectError
 
 
@@ -80,3 +80,8 @@ def test_unknown_hosts_are_connect_errors(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(ConnectError, match="Name or service not known"):
         resolve_addresses("nowhere", 1)
+
+
+def test_addresses_are_written_for_people() -> None:
+    assert format_address("127.0.0.1", 80) == "127.0.0.1:80"
+    assert format_address("::1", 80) == "[::1]:80"

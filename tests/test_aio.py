@@ -27,6 +27,7 @@ from bgpy.aio.connection import _MAX_UNREAD, _PIECE, AsyncConnection, _pieces
 from bgpy.aio.waiting import LaneQueue, within
 from bgpy.calling import Wait
 from bgpy.client import Client
+from bgpy.connection import end_politely
 from bgpy.errors import (
     AlreadyInitializedError,
     AuthenticationError,
@@ -49,7 +50,7 @@ from bgpy.errors import (
 from bgpy.protocol.failures import dump_failure
 from bgpy.protocol.frames import HEADER
 from bgpy.protocol.messages import MessageType, dump
-from bgpy.sockets import ClientSocket, end_politely
+from bgpy.sockets import ClientSocket
 from bgpy.tls import check_token_tls
 
 Args = dict[str, Any]

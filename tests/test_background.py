@@ -25,7 +25,7 @@ pytestmark = pytest.mark.process
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(bgpy.background.__file__)))
 
 # What stands for the server in these tests: it says what it sees, then waits for a SIGTERM.
-SERVER = '''
+SERVER = """
 import json, os, signal, sys, threading
 from bgpy.errors import NameTakenError
 
@@ -95,7 +95,7 @@ def return_early(config, ready):
 def fail_late(config, ready):
     ready({"pid": os.getpid(), "host": "h", "port": 1, "id": "00"})
     raise ValueError("after it was ready")
-'''
+"""
 
 
 @pytest.fixture

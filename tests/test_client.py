@@ -18,17 +18,20 @@ from support.proxies import Proxy
 from support.servers import Served, count, running_server, start_count, tasks
 
 import bgpy
+import bgpy.sockets
 from bgpy.client import Client
 from bgpy.errors import (
     ClientClosedError,
     ConnectError,
     NoResponseError,
     OwnServerError,
+    PythonVersionError,
     RemoteError,
     RemoteProtocolError,
     RequestTimeoutError,
     ResponseError,
 )
+from bgpy.protocol import exchange
 from bgpy.protocol.frames import encode_frame
 from bgpy.protocol.messages import MessageType, dump
 from bgpy.sockets import ClientSocket
@@ -397,7 +400,7 @@ print(client.execute({"add": 1}, await_response=True)["count"], flush=True)
 held, free = threading.Event(), threading.Event()
 
 def hold():
-    with client._status_lock:
+    with client._status_pool._lock:
         held.set()
         free.wait()
 
@@ -433,6 +436,26 @@ def test_a_forked_child_uses_connections_and_numbers_of_its_own(server: Served, 
     assert (done.stdout, done.stderr, done.returncode) == ("1\n2\n3\n", "", 0)
 
 
+def give_code(client_socket: ClientSocket, state: State, args: Args) -> State:
+    client_socket.respond({"function": lambda: 1} if args.get("code") else {"fine": True})
+    return state
+
+
+def test_code_by_value_does_not_travel_between_two_versions_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_server(tasks(give_code)) as server:
+        client = server.client()
+        assert client.execute({"code": True}, await_response=True)["function"]() == 1
+        assert client.execute({"function": lambda: 2}, await_response=True) == {"fine": True}
+        here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        for module, args, executed in ((exchange, {"function": lambda: 2}, False), (bgpy.sockets, {"code": True}, True)):
+            with monkeypatch.context() as patched:
+                patched.setattr(module, "own_python", lambda: "3.99")
+                with pytest.raises(PythonVersionError) as caught:
+                    client.execute(args, await_response=True)
+            assert (caught.value.ours, caught.value.theirs, caught.value.executed) == ("3.99", here, executed)
+            assert client.execute({"plain": 1}, await_response=True) == {"fine": True}
+
+
 def test_connections_are_kept_and_reused(server: Served) -> None:
     with Proxy(server.port) as proxy:
         client = server.client(port=proxy.port)
@@ -450,3 +473,17 @@ def test_futures_cannot_be_cancelled_and_hold_the_tasks_error(server: Served, sl
     slow.open.set()
     with pytest.raises(RemoteError, match="TypeError"):
         future.result(20)
+
+
+def test_the_log_of_a_client_tells_of_its_connections(server: Served, tmp_path: Path) -> None:
+    path = tmp_path / "client.log"
+    with server.client(log_level="DEBUG", log_file=str(path)) as client:
+        client.execute({"add": 1}, await_response=True)
+    assert "DEBUG bgpy.client: Lane 0 connected to 127.0.0.1:" in path.read_text()
+
+
+def test_a_closed_client_has_no_status(server: Served) -> None:
+    client = server.client()
+    client.close()
+    with pytest.raises(ClientClosedError):
+        client.status()

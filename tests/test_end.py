@@ -55,14 +55,27 @@ def count(client_socket, state, args):
     return {"count": state["count"] + 1}
 
 def end(client_socket, state, args):
-    print("exit task", state["count"], flush=True)
     how = sys.argv[1]
+    if how == "hang in C":
+        hang_in_c()
+    print("exit task", state["count"], flush=True)
     if how == "hang":
         threading.Event().wait()
     if how == "hang with the lock held":
         ctypes.PyDLL(None).pause()
     if how == "raise":
         raise ValueError("at the end")
+
+def hang_in_c():
+    # The line is printed when this thread first lets another one run: when it waits for ever, and no signal wakes it.
+    gate = threading.Event()
+    sys.setswitchinterval(1000)
+    threading.Thread(target=lambda: gate.wait() and print("exit task 0", flush=True), daemon=True).start()
+    mutex = ctypes.create_string_buffer(64)
+    ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+    wait = ctypes.CDLL(None).pthread_mutex_lock
+    gate.set()
+    wait(mutex)
 
 server = Server(tasks=TaskSet(start, count, end))
 sys.exit(server.run(ready=lambda: print(server.port, flush=True)))
@@ -125,8 +138,10 @@ def test_an_exit_task_that_raises_is_exit_code_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_is_the_end(tmp_path: Path, number: signal.Signals) -> None:
-    with process(tmp_path, "hang") as server:
+@pytest.mark.parametrize("how", ["hang", "hang in C"])
+def test_a_second_signal_is_the_end(tmp_path: Path, number: signal.Signals, how: str) -> None:
+    """Also where the main thread waits in C, and no handler of Python runs."""
+    with process(tmp_path, how) as server:
         server.popen.terminate()
         assert server.line() == "exit task 0"
         server.popen.send_signal(number)

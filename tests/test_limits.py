@@ -20,9 +20,9 @@ from support.peers import FalseServer, open_as_server, read_to_end
 from support.servers import Served, dial, running_server, start_count, tasks
 
 import bgpy
+import bgpy.connection
 import bgpy.serving.reception
 import bgpy.serving.running
-import bgpy.sockets
 import bgpy.wires
 from bgpy.client import Client
 from bgpy.errors import MessageTooLargeError, OverloadedError
@@ -254,7 +254,7 @@ def test_one_budget_of_memory_over_all_connections(monkeypatch: pytest.MonkeyPat
 
 
 def test_no_progress_within_a_frame_closes_and_an_idle_connection_stays(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bgpy.sockets, "PROGRESS_TIMEOUT", 0.1)
+    monkeypatch.setattr(bgpy.connection, "PROGRESS_TIMEOUT", 0.1)
     with (
         dial(server.port, lane=1) as idle,
         dial(server.port, lane=2) as stuck,
@@ -269,7 +269,7 @@ def test_no_progress_within_a_frame_closes_and_an_idle_connection_stays(server: 
 
 
 def test_an_answer_that_stops_in_the_middle_is_taken_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bgpy.sockets, "PROGRESS_TIMEOUT", 0.1)
+    monkeypatch.setattr(bgpy.connection, "PROGRESS_TIMEOUT", 0.1)
     connections = []
 
     def serve(sock: socket.socket) -> None:

@@ -228,6 +228,7 @@ class AsyncClient(Caller):
             connection.ended.add_done_callback(partial(self._forget, connection))
             if connection.opening.admission is Admission.OK:
                 lane.connection = connection
+                self._note_opened(lane.index, instruction.resume)
             else:
                 connection.close()  # it was not let in: of no use to the lane's next request
         return self._check_opening(connection.opening, instruction, kind)

@@ -13,13 +13,13 @@ from typing import cast
 
 from bgpy.addresses import address_bytes, resolve_addresses
 from bgpy.aio.waiting import Watch, within
+from bgpy.connection import Dialer
 from bgpy.errors import AuthenticationError, BgpyError, ConnectError, RemoteProtocolError
 from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.frames import FLAG_MORE, Buffer, Frame, FrameMac, FrameReader, encode_frame, frame_size
 from bgpy.protocol.handshake import ClientHello, Opener, Opening, Step, client_opening
 from bgpy.protocol.messages import Payload
 from bgpy.protocol.states import ConnectionState, Role
-from bgpy.sockets import Dialer
 from bgpy.system import prepare_socket, wait_socket
 from bgpy.tls import check_token_tls
 from bgpy.wires import PROGRESS_TIMEOUT

@@ -64,7 +64,7 @@ def _read_object(text: str) -> dict[str, Any]:
 
 
 def _describe(found: dict[str, Any]) -> list[tuple[str, str]]:
-    from bgpy.sockets import format_address
+    from bgpy.addresses import format_address
 
     failed = f" ({found['failed']} failed)" if found["failed"] else ""
     pairs = [

@@ -30,7 +30,7 @@ class Place(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        from bgpy.sockets import format_address
+        from bgpy.addresses import format_address
 
         return self.name or format_address(self.host, self.port)
 

@@ -109,8 +109,8 @@ def kill(place: Place) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_servers(as_json: bool) -> None:
     """List your running servers on this machine: the named ones, and those in the background."""
+    from bgpy.addresses import format_address
     from bgpy.records import Registry
-    from bgpy.sockets import format_address
 
     records = Registry().running()
     if as_json:
@@ -154,7 +154,7 @@ def logs(place: Place, follow: bool) -> None:
 
 
 def _where(server: Server) -> str:
-    from bgpy.sockets import format_address
+    from bgpy.addresses import format_address
 
     return f"{format_address(server.host, server.port)}, process {server.pid}"
 

@@ -92,8 +92,8 @@ class Exchange:
     """
     One request and its answer.
 
-    `steps` do all of it. A client whose lane has a living connection may do the usual thing by itself (take a number, send, receive)
-    and have an exchange `take_over` where that breaks.
+    `steps` do all of it. A client whose lane has a living connection may do the usual thing by itself (take a number, send,
+    receive) and have an exchange `take_over` where that breaks.
 
     Attributes
     ----------

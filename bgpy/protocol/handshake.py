@@ -206,7 +206,9 @@ def client_opening(terms: Terms, hello: ClientHello) -> Opener:
     proof_s = yield from _receive(proof_c, _KIND_PROOF_SERVER, terms)
     status = proof_s[5:6]
     # Whole, as the server compares ours: no byte of an opening is open to whoever sits in between.
-    expected = _PREAMBLE.pack(MAGIC, _KIND_PROOF_SERVER, status[0], 0, 0) + keys.prove(b"server", hello_c, hello_s, proof_c, status)
+    expected = _PREAMBLE.pack(MAGIC, _KIND_PROOF_SERVER, status[0], 0, 0) + keys.prove(
+        b"server", hello_c, hello_s, proof_c, status
+    )
     if not hmac.compare_digest(expected, proof_s):
         raise AuthenticationError(terms.address, "the server could not prove that it knows the token")
     if status[0] not in _ADMISSIONS:

@@ -37,7 +37,7 @@ class Outlet(Protocol):
 
     @property
     def send_frame(self) -> Callable[[int, int, int, int, Payload], bool]:
-        """Sends one frame (kind, flags, part, number, payload); returns False where the connection is broken, and never raises."""
+        """Sends one frame (kind, flags, part, number, payload); returns False where the connection is broken, never raises."""
 
     def fence(self) -> None:
         """Run nothing more that arrives on this connection, and wake whoever reads or writes it."""

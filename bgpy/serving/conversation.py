@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
+from bgpy.connection import Connection, end_politely
 from bgpy.errors import AnswerLostError, BgpyError, MessageTooLargeError, OverloadedError, RemoteProtocolError
 from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.failures import dump_failure
@@ -16,7 +17,6 @@ from bgpy.protocol.messages import MessageType, Payload
 from bgpy.serving.budget import MemoryBudget
 from bgpy.serving.requests import Request
 from bgpy.serving.service import Service
-from bgpy.sockets import Connection, end_politely
 
 Handler = Callable[[Request], None]
 

@@ -62,10 +62,11 @@ class Ending:
         self._watchdog = watchdog
         self._begun = threading.Lock()
 
-    def by_signal(self) -> None:
+    def by_signal(self, exit_on_signal: Callable[[], None]) -> None:
         """End because of SIGTERM or SIGINT; blocks until the exit task is done. A second end does nothing."""
         if not self._begun.acquire(blocking=False):
             return
+        exit_on_signal()
         outcome = self._end(ClientSocket(None, None, 0), {}, GRACE)
         self._stop(outcome.exit_code)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -13,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from bgpy.addresses import format_address
+from bgpy.connection import Connection, drive_opening, end_politely
 from bgpy.errors import BgpyError, RemoteProtocolError
 from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.handshake import (
@@ -27,7 +30,7 @@ from bgpy.protocol.handshake import (
 from bgpy.protocol.lanes import Lane, LaneTable
 from bgpy.protocol.states import Role
 from bgpy.serving.conversation import Conversation, Seat
-from bgpy.sockets import Connection, ServerSocket, drive_opening, end_politely, format_address
+from bgpy.sockets import ServerSocket
 from bgpy.system import machine_identity, wait_socket
 from bgpy.tls import check_token_tls
 from bgpy.wires import PlainWire, TlsWire, Wire
@@ -129,6 +132,28 @@ class Reception:
             self._wake_writer.send(b"\0")
         except (BlockingIOError, OSError):
             pass  # full: it is being woken anyway; closed: it has returned
+
+    def exit_on_signal(self) -> None:
+        """
+        Have the process exit on the next SIGTERM or SIGINT, until `wake` is called.
+
+        By a thread: from now on the main one may wait where no handler runs.
+        """
+        try:
+            threading.Thread(target=self._exit_on_signal, name="bgpy-signals", daemon=True).start()
+        except RuntimeError:
+            pass  # no more threads: the handler still works where the main thread runs Python
+
+    def _exit_on_signal(self) -> None:
+        try:
+            while wait_socket(self._wake_reader):
+                for number in self._wake_reader.recv(64):
+                    if number in (signal.SIGTERM, signal.SIGINT):
+                        os._exit(128 + number)
+                    if number == 0:
+                        return
+        except (OSError, ValueError):
+            return  # closed: the server has ended
 
     def close_listener(self) -> None:
         """Take no new connections; the port is free for another server."""

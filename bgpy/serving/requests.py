@@ -67,7 +67,8 @@ class Request(ClientSocket):
             message = load(frame.pickle, frame.buffers)
         except SerializationError:
             raise
-        except BaseException as error:  # noqa: BLE001 - nothing may keep a ticket that is drawn from being used
+        except BaseException as error:
+            # Whatever it is: nothing may keep a ticket that is drawn from being used.
             raise SerializationError(f"Cannot unpickle the message: {type(error).__name__}") from error
         if not isinstance(message, dict):
             raise SerializationError(f"The message is {type(message).__name__}, not a dict")

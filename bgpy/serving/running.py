@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bgpy._version import __version__
+from bgpy.addresses import format_address
+from bgpy.connection import Connection
 from bgpy.errors import ServerStartError
 from bgpy.protocol.messages import MessageType, load
 from bgpy.records import HeldRecord, Record, Registry
@@ -23,7 +25,7 @@ from bgpy.serving.ending import Ending
 from bgpy.serving.reception import Door, Reception
 from bgpy.serving.requests import Request
 from bgpy.serving.service import Service
-from bgpy.sockets import Connection, ServerSocket, format_address
+from bgpy.sockets import ServerSocket
 from bgpy.system import process_start_time
 from bgpy.taskset import TaskSet
 from bgpy.tls import Tls, choose_context
@@ -132,7 +134,7 @@ class Running:
         while self._exit_code is None:
             self._reception.accept_until_woken()
             if self._signals is not None and self._signals.received and self._exit_code is None:
-                self._ending.by_signal()
+                self._ending.by_signal(self._reception.exit_on_signal)
         return self._exit_code
 
     def close(self) -> None:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from bgpy.connection import Connection, drive_opening
 from bgpy.protocol.handshake import Admission, Terms, make_view, server_opening
 from bgpy.protocol.states import Role
-from bgpy.sockets import Connection, drive_opening
 from bgpy.system import machine_identity
 from bgpy.token import find_token
 from bgpy.wires import PlainWire

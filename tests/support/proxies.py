@@ -63,6 +63,7 @@ class Proxy:
         #: Set by each cut.
         self.has_cut = threading.Event()
         self._plans: deque[Plan] = deque()
+        self._held: list[Link] = []
         self._lock = threading.RLock()
         self._selector = selectors.DefaultSelector()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -111,13 +112,11 @@ class Proxy:
             for link in self.links:
                 self._close(link)
 
-    def deliver(self, index: int = 0) -> bool:
-        """Give the server what was held back on a connection; False where it does not take it any more."""
-        link = self.links[index]
+    def deliver(self) -> bool:
+        """Give the server what was held back last; False where it does not take it any more."""
+        link = self._held[-1]
         try:
             link.server.sendall(link.held)
-            link.held = b""
-            link.server.settimeout(_STUCK)
             while link.server.recv(4096):
                 pass  # whatever it answers to nobody; then it ends the connection
         except (BrokenPipeError, ConnectionResetError):
@@ -191,6 +190,7 @@ class Proxy:
             self._selector.unregister(link.client)
             self._selector.unregister(link.server)
             link.held = rest
+            self._held.append(link)
             self._close_socket(link.client, link.plan.reset)
         else:
             self._close(link, link.plan.reset)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bgpy.client import Client
+from bgpy.connection import Connection, Dialer
 from bgpy.protocol.handshake import ZERO_ID, ClientHello
 from bgpy.server import Server
-from bgpy.sockets import ClientSocket, Connection, Dialer
+from bgpy.sockets import ClientSocket
 from bgpy.system import kill_process, machine_identity, process_start_time, wait_for_end
 from bgpy.taskset import TaskSet
 from bgpy.token import find_token

@@ -1,0 +1,347 @@
+"""
+One open connection, driven over a blocking socket, and how a client gets one.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bgpy.addresses import format_address, resolve_addresses
+from bgpy.errors import AuthenticationError, BgpyError, ConnectError, LocalProtocolError
+from bgpy.protocol.exchange import BrokenConnection
+from bgpy.protocol.frames import FLAG_MORE, Frame, FrameMac, FrameReader, Header, encode_frame
+from bgpy.protocol.handshake import ClientHello, Opener, Opening, Terms, client_opening, make_view
+from bgpy.protocol.messages import Payload
+from bgpy.protocol.states import ConnectionState, Role
+from bgpy.system import prepare_socket
+from bgpy.tls import check_token_tls
+from bgpy.wires import PROGRESS_TIMEOUT, PlainWire, TlsWire, Wire
+
+if TYPE_CHECKING:
+    import ssl
+
+#: Most bytes of one message, pickle and buffers, unless the caller says otherwise.
+DEFAULT_MAX_MESSAGE_SIZE = 1 << 30
+#: Seconds that a refused peer gets to read why, and bytes of it that are thrown away meanwhile.
+_LINGER_TIMEOUT = 2.0
+_LINGER_SIZE = 16 << 20
+
+
+class Connection:
+    """
+    One open connection. One thread reads; one at a time writes.
+
+    Attributes
+    ----------
+    opening
+        What both ends agreed on.
+    state
+        Where the connection stands in the table of `bgpy.protocol.states`.
+    """
+
+    def __init__(self, wire: Wire, role: Role, opening: Opening, max_size: int) -> None:
+        self.wire = wire
+        self.opening = opening
+        self.state = ConnectionState(role)
+        self.state.opened()
+        self._reader = FrameReader(max_size, None if opening.receive_key is None else FrameMac(opening.receive_key))
+        self._mac = None if opening.send_key is None else FrameMac(opening.send_key)
+        self._receive_into = wire.receive_into
+        self._receive_now = wire.receive_now
+        self._quiet = wire.quiet
+        self._send = wire.send
+        #: An answer that came before its request had left.
+        self._early: Frame | None = None
+
+    @property
+    def refused(self) -> Header | None:
+        """The header of the frame that was refused for its size."""
+        return self._reader.announced
+
+    def transmit(self, kind: int, flags: int, part: int, number: int, payload: Payload, deadline: float | None = None) -> None:
+        """
+        Send one frame; blocks while the other side takes no bytes, up to `PROGRESS_TIMEOUT` for each.
+
+        Raises `BrokenConnection` with the number of bytes handed over, LocalProtocolError, and TimeoutError at the monotonic
+        instant `deadline`: then the last byte has not been handed over, and the connection is of no more use. A server that
+        refuses a request for its size answers before it has come, and closes: then there is something to `receive`.
+        """
+        self.state.sending(kind, flags & FLAG_MORE)
+        try:
+            self._send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac), deadline)
+        except BrokenConnection as broken:
+            if not broken.written or not self._answered_early():
+                raise
+
+    def _answered_early(self) -> bool:
+        try:
+            self._early = self.receive(time.monotonic())
+        except (TimeoutError, BrokenConnection, BgpyError):
+            return False  # no answer: how the request broke off is all that is known
+        return True
+
+    def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
+        """Send one frame of an answer; False where the connection is broken, and then it is ended for good."""
+        try:
+            self.state.sending(kind, flags & FLAG_MORE)
+            self._send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac))
+        except (BrokenConnection, LocalProtocolError):
+            self.shut_down()
+            return False
+        return True
+
+    def receive(self, deadline: float | None = None, announced: Callable[[Header], None] | None = None) -> Frame:
+        """
+        Return the next frame; blocks.
+
+        Parameters
+        ----------
+        deadline
+            Monotonic instant at which the wait ends with TimeoutError.
+        announced
+            Called with the header of a large frame before memory is taken for it; may raise to refuse it.
+
+        Raises
+        ------
+        BrokenConnection
+            The end of the stream, an error, or no byte for `PROGRESS_TIMEOUT` within a frame.
+        RemoteProtocolError, MessageTooLargeError
+            What `FrameReader.next_frame` and the table of states raise.
+        """
+        if self._early is not None:
+            early, self._early = self._early, None
+            return early
+        reader = self._reader
+        frame = None
+        if reader.idle:
+            try:
+                if deadline is None and self._receive_now is not None:
+                    count = self._receive_now(reader.memory())
+                else:
+                    count = self._receive_into(reader.memory(), None if deadline is None else max(deadline - time.monotonic(), 0))
+            except OSError as error:
+                if _is_deadline(error):
+                    raise
+                raise BrokenConnection(error.strerror or str(error)) from error
+            if not count:
+                raise BrokenConnection("the other side closed the connection")
+            frame = reader.advance_first(count)
+        while frame is None and (frame := reader.next_frame()) is None:
+            if reader.announced is None:
+                self._read(deadline)
+                continue
+            if announced is not None:
+                announced(reader.announced)
+            reader.allocate()
+        self.state.received(frame.kind, frame.flags & FLAG_MORE)
+        return frame
+
+    def _read(self, deadline: float | None) -> None:
+        """Read more of a frame that has begun."""
+        reader = self._reader
+        timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
+        if timeout is None or timeout > PROGRESS_TIMEOUT:
+            timeout, deadline = PROGRESS_TIMEOUT, None
+        try:
+            count = self._receive_into(reader.memory(), timeout)
+        except OSError as error:
+            if not _is_deadline(error):
+                raise BrokenConnection(error.strerror or str(error)) from error
+            if deadline is not None:
+                raise
+            raise BrokenConnection(f"no byte of a frame under way came for {PROGRESS_TIMEOUT:g} s") from None
+        if not count:
+            raise BrokenConnection("the other side closed the connection within a frame")
+        reader.advance(count)
+
+    def takes(self, payload: Payload) -> bool:
+        """Return whether a payload is surely within the other side's limits; where it is not, `Exchange` looks closer."""
+        return not payload.buffers and not payload.by_value and len(payload.pickle) <= self.opening.peer_max_size
+
+    def quiet(self) -> bool:
+        """Return whether there is nothing to read now: no byte, no end, no error. Does not block."""
+        # Not the wire alone: the end of a request may have come in one piece with its confirmation.
+        return self._reader.idle and self._quiet()
+
+    def wait_for_end(self, deadline: float) -> bool:
+        """Wait for the other side to close; blocks. Returns whether it did in time."""
+        scratch = memoryview(bytearray(1024))
+        try:
+            while self.wire.receive_into(scratch, max(deadline - time.monotonic(), 0)):
+                pass  # nothing is expected; whatever it is, the end comes after it
+        except TimeoutError:
+            return False
+        except OSError:
+            pass  # a reset is an end as well
+        return True
+
+    def shut_down(self) -> None:
+        """End the stream in both directions, which wakes whoever reads or writes. Any thread; again is fine."""
+        try:
+            self.wire.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # not connected any more: nobody is left to be woken
+
+    def close(self) -> None:
+        """Close the socket; nothing may be reading it. Again is fine."""
+        self.state.closed()
+        self.wire.sock.close()
+
+
+def _is_deadline(error: OSError) -> bool:
+    """Tell our own deadline from that of the kernel, which has a number: a peer that keepalive has found dead."""
+    return isinstance(error, TimeoutError) and error.errno is None
+
+
+def end_politely(sock: socket.socket) -> None:
+    """
+    End our direction and read the rest, within narrow limits: a reset would take the reason of a refusal away from the peer.
+    """
+    deadline = time.monotonic() + _LINGER_TIMEOUT
+    wire = PlainWire(sock)
+    scratch = memoryview(bytearray(16 << 10))
+    left = _LINGER_SIZE
+    try:
+        sock.shutdown(socket.SHUT_WR)
+        while left > 0 and (count := wire.receive_into(scratch, max(deadline - time.monotonic(), 0))):
+            left -= count
+    except OSError:
+        pass  # gone already, or too slow: it had its chance (TimeoutError is an OSError)
+
+
+def drive_opening(opener: Opener, wire: Wire, deadline: float) -> Opening:
+    """
+    Drive one side of an opening to its end; blocks until `deadline` at most.
+
+    Raises TimeoutError, `BrokenConnection`, and what the opener raises.
+    """
+    step = next(opener)
+    while True:
+        if step.data:
+            wire.send([step.data])
+        memory = memoryview(bytearray(step.need))
+        filled = 0
+        while filled < step.need:
+            count = wire.receive_into(memory[filled:], max(deadline - time.monotonic(), 0))
+            if not count:
+                raise BrokenConnection("the other side closed the connection during the opening")
+            filled += count
+        try:
+            step = opener.send(bytes(memory))
+        except StopIteration as done:
+            opening: Opening = done.value
+            return opening
+
+
+class Dialer:
+    """
+    Make connections to one server. Holds no socket; any thread.
+
+    Parameters
+    ----------
+    host, port
+        Where the server listens; every address that a name has is tried in turn.
+    token
+        The token itself, "" for none.
+    context
+        TLS, or None.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        token: str,
+        context: ssl.SSLContext | None,
+        tls_by_token: bool,
+        max_size: int,
+        machine: bytes | None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.address = format_address(host, port)
+        self.max_size = max_size
+        self.machine = machine
+        self._token = token
+        self.context = context
+        self.tls_by_token = tls_by_token
+
+    def terms(self, local: tuple[object, ...], remote: tuple[object, ...], secure: bool) -> Terms:
+        """Return what this client brings to an opening over a socket with these addresses."""
+        return Terms(self._token, self.max_size, make_view(local, remote, self.machine), secure, self.address)
+
+    @property
+    def secure(self) -> bool:
+        """Whether there is TLS that verifies the server's certificate or key."""
+        return self.context is not None and self.context.verify_mode.name == "CERT_REQUIRED"
+
+    def dial(self, hello: ClientHello, timeout: float) -> Connection:
+        """
+        Open a connection; blocks for `timeout` seconds at most.
+
+        Raises
+        ------
+        ConnectError
+            Nobody listens, the name is unknown, or it took too long.
+        BrokenConnection
+            It was cut during the opening.
+        AuthenticationError, VersionMismatchError, RemoteProtocolError
+            See `client_opening`.
+        """
+        deadline = time.monotonic() + timeout
+        sock = self._connect(deadline, timeout)
+        try:
+            wire: Wire = PlainWire(sock) if self.context is None else self._wrap(sock, deadline)
+            terms = self.terms(sock.getsockname(), sock.getpeername(), self.secure)
+            opening = drive_opening(client_opening(terms, hello), wire, deadline)
+            return Connection(wire, Role.CLIENT, opening, self.max_size)
+        except TimeoutError:
+            sock.close()
+            raise ConnectError(self.address, f"no answer to the opening within {timeout:g} s") from None
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError) and not isinstance(error, BgpyError):
+                raise self._broken(error) from error
+            raise
+
+    def _broken(self, error: OSError) -> AuthenticationError | BrokenConnection:
+        """Tell what TLS refuses, here or over there (then the first read tells), from a connection that is cut."""
+        if self.context is not None:
+            import ssl
+
+            if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+                return AuthenticationError(self.address, f"TLS failed: {error.reason or error}")
+        return BrokenConnection(error.strerror or str(error))
+
+    def _connect(self, deadline: float, timeout: float) -> socket.socket:
+        reasons: list[str] = []
+        for family, address in resolve_addresses(self.host, self.port):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                sock.connect(address)
+                sock.settimeout(None)
+                prepare_socket(sock)
+            except TimeoutError:
+                sock.close()
+                reasons.append(f"no answer within {timeout:g} s")
+            except OSError as error:
+                sock.close()
+                reasons.append(error.strerror or str(error))
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock
+        raise ConnectError(self.address, "; ".join(dict.fromkeys(reasons)))
+
+    def _wrap(self, sock: socket.socket, deadline: float) -> TlsWire:
+        assert self.context is not None
+        wire = TlsWire(sock, self.context, server=False, host=self.host)
+        wire.handshake(deadline)
+        if self.tls_by_token:
+            check_token_tls(wire.tls, self.address)
+        return wire
