@@ -2,7 +2,8 @@
 Round trips of bgpy beside a bare socket and multiprocessing.connection, interleaved in one run on one core.
 
 Prints medians and ratios as a table, or as JSON with ``--json``. A time means nothing by itself: compare within one run.
-The floor is a blocking socket with an 8-byte length and pickle protocol 5; large buffers go out of band, as a careful hand would do it.
+The floor is a blocking socket with an 8-byte length and pickle protocol 5; large buffers go out of band, as a careful hand would
+do it.
 """
 
 from __future__ import annotations

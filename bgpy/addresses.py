@@ -31,14 +31,6 @@ def address_bytes(address: str) -> bytes | None:
     return packed[12:] if packed.startswith(_MAPPED) else packed
 
 
-def fold_address(address: str) -> str:
-    """Write a numeric address in its one canonical form, IPv4-mapped ones as IPv4. Raises ValueError for a name."""
-    packed = address_bytes(address)
-    if packed is None:
-        raise ValueError(f"{address!r} is no numeric address.")
-    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
-
-
 def is_loopback(address: str) -> bool:
     """Tell whether a numeric address is 127.0.0.0/8 or ::1, IPv4-mapped ones folded. A name is not: see `resolve_addresses`."""
     packed = address_bytes(address)

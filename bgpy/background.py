@@ -96,7 +96,7 @@ def launch(config: dict[str, Any], *, log_file: str | None = None, timeout: floa
         message = start.wait(data, deadline)
         if message is None:
             late = time.monotonic() >= deadline
-            reason = f"it was not ready after {timeout:g} s" if late else "its process ended before it was ready"
+            reason = f"it was not ready after {timeout:.3g} s" if late else "its process ended before it was ready"
             start.end(0.0)
             raise ServerStartError(reason, _log_tail(log_path, log_start), log_path)
         if not message.pop("ok"):

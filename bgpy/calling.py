@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, Dialer
 from bgpy.errors import OwnServerError, RequestTimeoutError, ServerNotFoundError
+from bgpy.protocol.calls import GRACE
 from bgpy.protocol.exchange import Open
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
 from bgpy.protocol.messages import MessageType
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("bgpy.client")
 
-#: Seconds that tasks of the server get to end, unless `terminate` is told otherwise; the exit task gets as many.
-GRACE = 10.0
-#: Seconds on top of both, for the way and for the server's own watchdog.
+#: Seconds on top of the grace for tasks and that for the exit task, for the way and for the server's own watchdog.
 _GRACE_MARGIN = 5.0
+
+
+#: The longest wait in seconds, eleven days: what the system takes in milliseconds ends at 24.
+_MAX_WAIT = 1e6
 
 
 class Wait:
@@ -36,13 +39,16 @@ class Wait:
     __slots__ = ("deadline", "timeout")
 
     def __init__(self, timeout: float | None) -> None:
+        if timeout is not None and not timeout >= 0:  # so that NaN is none either
+            raise ValueError(f"A timeout is a number of seconds from 0 on, or None for no limit, not {timeout}.")
         self.timeout = timeout
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.deadline: float | None = None
+        self.renew()
 
     def renew(self) -> None:
         """Start counting anew."""
         if self.timeout is not None:
-            self.deadline = time.monotonic() + self.timeout
+            self.deadline = time.monotonic() + min(self.timeout, _MAX_WAIT)
 
     @property
     def left(self) -> float | None:
@@ -77,6 +83,8 @@ class Caller:
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         _instance: bytes = ZERO_ID,
     ) -> None:
+        for seconds in (timeout, connect_timeout):
+            Wait(seconds)  # a wrong one is known here, not at the first request
         self.host = host
         self.port = port
         self.timeout = timeout

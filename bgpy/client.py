@@ -77,9 +77,10 @@ class Client(Caller):
     def _begin(self) -> None:
         # Anew in a forked child: two processes that share lanes would claim each other's numbers.
         super()._begin()
-        self._pid = os.getpid()
         self._pool: LanePool[Connection] = LanePool(self._max_connections)
         self._status_pool: LanePool[Connection] = LanePool(1, STATUS_LANE)
+        self._after_fork = threading.Lock()
+        self._pid = os.getpid()  # last: from here on other threads use what was made above
 
     def __enter__(self) -> Client:
         return self
@@ -218,6 +219,7 @@ class Client(Caller):
             frame = next(frames)
             if not frame.flags & FLAG_MORE:
                 read_answer(call, frame)
+                raise RemoteProtocolError("The server answered a request before it had confirmed it")
             threading.Thread(target=self._settle, args=(future, call, lane, frames), name="bgpy-submit", daemon=True).start()
         except BaseException:
             lane.drop()
@@ -286,10 +288,14 @@ class Client(Caller):
         self._close_log()
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            self._status_pool.abandon()
-            self._pool.abandon()
-            self._begin()
+        if os.getpid() == self._pid:
+            return
+        # Only a forked child ever comes here, so no other thread of the parent can have held the lock at the fork.
+        with self._after_fork:
+            if os.getpid() != self._pid:
+                self._status_pool.abandon()
+                self._pool.abandon()
+                self._begin()
 
     def _take(self, wait: Wait) -> Lane:
         self._check_process()
@@ -454,7 +460,7 @@ class Client(Caller):
         try:
             while connection.state.state is State.WAITING:
                 connection.receive(wait.deadline)
-        except BrokenConnection:
-            return None
+        except (BrokenConnection, ProtocolError):
+            return None  # nobody waited for that answer: whatever is wrong with it does not concern the next request
         lane.draining = False
         return connection

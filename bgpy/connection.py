@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bgpy.addresses import format_address, resolve_addresses
+from bgpy.addresses import format_address, is_loopback, resolve_addresses
 from bgpy.errors import AuthenticationError, BgpyError, ConnectError, LocalProtocolError
 from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.frames import FLAG_MORE, Frame, FrameMac, FrameReader, Header, encode_frame
@@ -18,6 +18,7 @@ from bgpy.protocol.messages import Payload
 from bgpy.protocol.states import ConnectionState, Role
 from bgpy.system import prepare_socket
 from bgpy.tls import check_token_tls
+from bgpy.token import check_token_strength
 from bgpy.wires import PROGRESS_TIMEOUT, PlainWire, TlsWire, Wire
 
 if TYPE_CHECKING:
@@ -270,7 +271,13 @@ class Dialer:
         self.tls_by_token = tls_by_token
 
     def terms(self, local: tuple[object, ...], remote: tuple[object, ...], secure: bool) -> Terms:
-        """Return what this client brings to an opening over a socket with these addresses."""
+        """
+        Return what this client brings to an opening over a socket with these addresses.
+
+        Raises TokenError for a token that can be guessed, off loopback: a false server would get a proof to guess it from.
+        """
+        if self._token:
+            check_token_strength(self._token, loopback=is_loopback(str(remote[0])))
         return Terms(self._token, self.max_size, make_view(local, remote, self.machine), secure, self.address)
 
     @property
@@ -300,7 +307,7 @@ class Dialer:
             return Connection(wire, Role.CLIENT, opening, self.max_size)
         except TimeoutError:
             sock.close()
-            raise ConnectError(self.address, f"no answer to the opening within {timeout:g} s") from None
+            raise ConnectError(self.address, f"no answer to the opening within {timeout:.3g} s") from None
         except BaseException as error:
             sock.close()
             if isinstance(error, OSError) and not isinstance(error, BgpyError):
@@ -327,7 +334,7 @@ class Dialer:
                 prepare_socket(sock)
             except TimeoutError:
                 sock.close()
-                reasons.append(f"no answer within {timeout:g} s")
+                reasons.append(f"no answer within {timeout:.3g} s")
             except OSError as error:
                 sock.close()
                 reasons.append(error.strerror or str(error))

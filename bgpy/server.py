@@ -35,7 +35,7 @@ class Server:
     token
         None: BGPY_TOKEN, else this user's own secret file. "": no token, on loopback only unless `insecure`.
     log_level, log_file
-        Of the ``bgpy`` loggers of a background server, and where its output goes; by default a file of its own.
+        Of all loggers of a background server, and where its output goes; by default a file of its own.
     init_file, tasks
         A Python file, or a module, a module's name, a `TaskSet` or its pickled message, to be initialised with at the start.
     ssl_context, tls
@@ -214,5 +214,5 @@ def _configure_logging(level: str | int) -> None:
     # Only when the server is ready: the import is a large part of a start.
     import logging
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("bgpy").setLevel(level)
+    # The root's level: what the tasks log belongs in the file as well.
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=level)

@@ -5,6 +5,7 @@ The sockets of a server: the one that listens, and what a task gets of its clien
 from __future__ import annotations
 
 import contextvars
+import errno
 import socket
 from typing import Protocol
 
@@ -23,7 +24,7 @@ held_instances: contextvars.ContextVar[tuple[bytes, ...]] = contextvars.ContextV
 
 
 class ServerSocket:
-    """A socket for listening, bound to the first address of its host that is free."""
+    """A socket for listening, bound to the first address of its host that this machine has."""
 
     def __init__(self, host: str, port: int) -> None:
         """
@@ -47,6 +48,8 @@ class ServerSocket:
             except OSError as error:
                 sock.close()
                 failure = failure or error
+                if error.errno == errno.EADDRINUSE:
+                    break  # somebody listens there: another address of that name would not be the same server
             else:
                 self.sock = sock
                 self.address: tuple[str, int] = sock.getsockname()[:2]
@@ -97,6 +100,8 @@ class ClientSocket:
 
     #: Seconds after which a deferred request expires; None while it is not deferred.
     deferred: float | None = None
+    #: Whether the task was marked with `bgpy.concurrent`.
+    deferrable = False
     #: Whether the last response is out.
     responded = False
     #: How many responses went out with more=True.
@@ -168,7 +173,12 @@ class ClientSocket:
         Let the task return without a response: whoever finishes the work responds, from any thread.
 
         Only in a task marked with `bgpy.concurrent`. After `timeout` seconds the client gets NoResponseError.
+
+        Raises ResponseError in any other task: its state could not go on.
         """
+        if not self.deferrable:
+            self.failure = ResponseError("Only a task that is marked with @bgpy.concurrent may defer its response")
+            raise self.failure
         self.deferred = timeout
 
     def _check(self, payload: Payload, opening: Opening) -> None:

@@ -18,8 +18,10 @@ from support.proxies import Proxy
 from support.servers import Served, count, running_server, start_count, tasks
 
 import bgpy
+import bgpy.serving.requests
 import bgpy.sockets
 from bgpy.client import Client
+from bgpy.connection import Dialer
 from bgpy.errors import (
     ClientClosedError,
     ConnectError,
@@ -30,6 +32,7 @@ from bgpy.errors import (
     RemoteProtocolError,
     RequestTimeoutError,
     ResponseError,
+    TokenError,
 )
 from bgpy.protocol import exchange
 from bgpy.protocol.frames import encode_frame
@@ -487,3 +490,126 @@ def test_a_closed_client_has_no_status(server: Served) -> None:
     client.close()
     with pytest.raises(ClientClosedError):
         client.status()
+
+
+FORKED_THREADS = """
+import os, sys, threading
+from bgpy.client import Client
+
+client = Client(port=int(sys.argv[1]), timeout=20)
+client.execute({"who": "parent"}, await_response=True)
+child = os.fork()
+if not child:
+    sys.setswitchinterval(1e-6)
+    barrier = threading.Barrier(12)
+    wrong = []
+
+    def work(who):
+        barrier.wait()
+        for _ in range(2):
+            try:
+                answer = client.execute({"who": who}, await_response=True)
+            except Exception as error:
+                answer = error
+            if answer != {"who": who}:
+                wrong.append(answer)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os._exit(min(len(wrong), 100))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def echo_who(client_socket: ClientSocket, state: State, args: Args) -> State:
+    client_socket.respond({"who": args["who"]})
+    return state
+
+
+def test_threads_of_a_forked_child_do_not_share_a_lane(tmp_path: Path) -> None:
+    """Two of them began anew at once, with one id and two pools: each got answers of the other."""
+    script = tmp_path / "forking.py"
+    script.write_text(FORKED_THREADS)
+    with running_server(tasks(echo_who)) as server:
+        for _ in range(5):
+            done = subprocess.run(
+                [sys.executable, "-W", "ignore", str(script), str(server.port)],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PYTHONPATH": ROOT},
+                timeout=50,
+            )
+            assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+class Told(Exception):
+    """An exception that both sides know."""
+
+
+def raise_at_length(client_socket: ClientSocket, state: State, args: Args) -> State:
+    raise Told("x" * 5000)
+
+
+def test_an_error_is_cut_to_what_the_client_takes() -> None:
+    """It was above the client's limit: an awaited one was lost, and one that nobody awaited hit the next request."""
+    with running_server(tasks(raise_at_length)) as server:
+        client = server.client(max_message_size=3000, max_connections=1)
+        client.execute({})
+        with pytest.raises(RemoteError) as caught:
+            client.execute({}, await_response=True)
+        assert caught.value.type_name.endswith("Told")
+        assert caught.value.message.startswith("xxx")
+
+
+def raise_local(client_socket: ClientSocket, state: State, args: Args) -> State:
+    class Local(Exception):
+        pass
+
+    raise Local("by value")
+
+
+def test_an_exception_by_value_does_not_travel_to_another_version_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_server(tasks(raise_local)) as server:
+        client = server.client()
+        with pytest.raises(RemoteError, match="by value") as caught:
+            client.execute({}, await_response=True)
+        assert caught.value.__cause__ is not None
+        monkeypatch.setattr(bgpy.serving.requests, "own_python", lambda: "9.9")
+        with pytest.raises(RemoteError, match="by value") as caught:
+            client.execute({}, await_response=True)
+        assert caught.value.__cause__ is None
+
+
+def test_only_a_concurrent_task_may_defer() -> None:
+    def task(client_socket: ClientSocket, state: State, args: Args) -> State:
+        client_socket.defer()
+        return state
+
+    with running_server(tasks(task)) as server, pytest.raises(ResponseError, match=r"@bgpy\.concurrent"):
+        server.client().execute({}, await_response=True)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), -1.0])
+def test_a_timeout_that_is_none_is_refused_before_anything_is_sent(server: Served, timeout: float) -> None:
+    client = server.client()
+    with pytest.raises(ValueError, match="number of seconds"):
+        client.execute({"add": 1}, timeout=timeout)
+    with pytest.raises(ValueError, match="number of seconds"):
+        server.client(timeout=timeout)
+    assert client.execute({"add": 0}, await_response=True) == {"count": 0}
+
+
+@pytest.mark.parametrize("timeout", [1e7, 1e10, float("inf")])
+def test_a_very_long_timeout_is_a_long_wait(server: Served, timeout: float) -> None:
+    """The system's own wait takes milliseconds in 32 bits: the request ran, and the call raised OverflowError."""
+    assert server.client(timeout=timeout).execute({"add": 1}, await_response=True) == {"count": 1}
+
+
+def test_a_client_off_loopback_proves_no_token_that_can_be_guessed() -> None:
+    dialer = Dialer("192.0.2.1", 9, "short", None, False, 1 << 20, None)
+    with pytest.raises(TokenError, match="too short"):
+        dialer.terms(("192.0.2.7", 5), ("192.0.2.1", 9), False)
+    dialer.terms(("127.0.0.1", 5), ("127.0.0.1", 9), False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -26,8 +27,12 @@ from bgpy.errors import (
     ExitSkippedError,
     NoResponseError,
     RemoteError,
+    SerializationError,
     ServerEndingError,
 )
+from bgpy.protocol.calls import Call, read_answer
+from bgpy.protocol.frames import FLAG_AWAIT
+from bgpy.protocol.messages import MessageType, dump
 from bgpy.records import Registry
 from bgpy.server import Server
 from bgpy.sockets import ClientSocket
@@ -406,3 +411,47 @@ def test_two_servers_cannot_have_one_name() -> None:
     with running_server(tasks(nothing), name="one"):
         assert [record.name for record in Registry().running()] == ["one"]
     assert list(Registry().running()) == []
+
+
+@pytest.mark.parametrize("grace", [float("inf"), float("nan"), -1.0, 1e10])
+def test_a_grace_that_is_none_is_refused_and_the_server_can_be_ended_all_the_same(grace: float) -> None:
+    """It was found out when the end had begun: from then on nothing ended the server."""
+    with running_server() as server:
+        client = server.client()
+        with pytest.raises(ValueError, match="within 0 to 86400 s"):
+            client.terminate(timeout=grace)
+        message: dict[str, Any] = {"args": {}, "grace": grace}
+        call = Call(MessageType.EXIT, FLAG_AWAIT, dump(message), message)
+        with pytest.raises(SerializationError, match="within 0 to 86400 s") as caught:
+            read_answer(call, client._first_frame(call, None))
+        assert caught.value.executed is False
+        assert client.terminate(await_response=True) == {"count": 0, "ended": True}
+        assert server.join() == 0
+
+
+def signal_myself(client_socket: ClientSocket, state: State, args: Args) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    # Bounded: the main thread ends only where the signal has taken the server away under its exit task.
+    threading.main_thread().join(0.5)
+    client_socket.respond({"exited": True})
+
+
+def test_a_signal_while_a_client_ends_the_server_does_not_take_the_exit_task_away() -> None:
+    """The main loop went back to a listener that was closed, and the process died of it."""
+    with background_server(tasks(count, start_count, signal_myself)) as server, Client(port=server.port, timeout=30) as client:
+        assert client.terminate(await_response=True) == {"exited": True}
+
+
+def test_a_forked_child_of_a_task_ends_by_a_signal_as_any_process_does() -> None:
+    """It had the server's handler, and wrote the signal to whatever file had the number of the server's pipe."""
+    with background_server(tasks(end_a_child)) as server, Client(port=server.port, timeout=30) as client:
+        assert client.execute({}, await_response=True) == {"exit code": -signal.SIGTERM}
+
+
+def end_a_child(client_socket: ClientSocket, state: State, args: Args) -> State:
+    child = multiprocessing.get_context("fork").Process(target=threading.Event().wait)
+    child.start()
+    child.terminate()
+    child.join(20)
+    client_socket.respond({"exit code": child.exitcode})
+    return state

@@ -23,22 +23,30 @@ from bgpy.protocol.messages import MessageType, Payload, load
 from bgpy.sockets import ClientSocket, ServerSocket, respond
 
 
-def test_a_listener_takes_the_first_address_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_takes_the_first_address_that_this_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere, free = ("192.0.2.1", 0), ("127.0.0.1", 0)
+    monkeypatch.setattr(
+        bgpy.sockets, "resolve_addresses", lambda host, port: [(socket.AF_INET, elsewhere), (socket.AF_INET, free)]
+    )
+    listener = ServerSocket("some name", 0)
+    assert listener.address[0] == "127.0.0.1"
+    listener.listen()
+    assert listener.accept() is None
+    listener.close()
+    listener.close()
+
+
+def test_a_port_in_use_is_not_evaded_by_another_address_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with two addresses gave a second server beside the one that was asked for."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = taken.getsockname()
-        free = ("127.0.0.1", 0)
         monkeypatch.setattr(
-            bgpy.sockets, "resolve_addresses", lambda host, port: [(socket.AF_INET, busy), (socket.AF_INET, free)]
+            bgpy.sockets,
+            "resolve_addresses",
+            lambda host, port: [(socket.AF_INET, busy), (socket.AF_INET, ("127.0.0.2", busy[1]))],
         )
-        listener = ServerSocket("some name", 0)
-        assert listener.address[1] not in (0, busy[1])
-        listener.listen()
-        assert listener.accept() is None
-        listener.close()
-        listener.close()
-        monkeypatch.setattr(bgpy.sockets, "resolve_addresses", lambda host, port: [(socket.AF_INET, busy)])
         with pytest.raises(OSError, match="in use"):
-            ServerSocket("some name", 0)
+            ServerSocket("some name", busy[1])
 
 
 def test_a_listener_binds_the_port_that_its_predecessor_has_left_and_none_that_somebody_holds() -> None:

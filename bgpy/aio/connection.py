@@ -371,7 +371,7 @@ async def dial(dialer: Dialer, hello: ClientHello, timeout: float) -> AsyncConne
         raise
     if not task.done():
         await _discard(task)
-        raise ConnectError(dialer.address, f"no answer within {timeout:g} s")
+        raise ConnectError(dialer.address, f"no answer within {timeout:.3g} s")
     return task.result()
 
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import click
 
+from bgpy._version import __version__
 from bgpy.cli import asking, helping, serving
 from bgpy.cli.group import CommandGroup
 
 
 @click.group(cls=CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bgpy")
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Python servers that keep their state after whoever started them has gone."""

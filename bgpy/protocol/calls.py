@@ -12,6 +12,9 @@ from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_STREAM, Frame
 from bgpy.protocol.messages import MessageType, Payload, dump, key_of_module, load
 from bgpy.taskset import TaskSet
 
+#: Seconds that running tasks get to end, and then the exit task, unless `terminate` says otherwise; and the most it may say.
+GRACE = 10.0
+MAX_GRACE = 86_400.0
 #: The lane of a client's status requests: they must get through when all other lanes are busy.
 STATUS_LANE = 0xFFFF
 ALREADY_INITIALIZED = {"message": "Already initialized."}
@@ -51,7 +54,9 @@ STREAM_FLAGS = FLAG_AWAIT | FLAG_STREAM
 
 
 def exit_call(args: dict[str, Any] | None, await_response: bool, grace: float | None) -> Call:
-    """Return the call that ends the server; raises TypeError and SerializationError."""
+    """Return the call that ends the server; raises TypeError, ValueError and SerializationError."""
+    if grace is not None and not 0 <= grace <= MAX_GRACE:
+        raise ValueError(f"A server ends within 0 to {MAX_GRACE:g} s, not {grace:g}.")
     if args is not None:
         _check_dict("exit_args", args)
     message = {"args": args or {}, "grace": grace}

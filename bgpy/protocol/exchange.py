@@ -37,6 +37,9 @@ class BrokenConnection(Exception):
         self.reason = reason
         self.written = written
 
+    def __str__(self) -> str:
+        return self.reason
+
 
 class Open(NamedTuple):
     """

@@ -201,7 +201,7 @@ def client_opening(terms: Terms, hello: ClientHello) -> Opener:
     if terms.token and not server_flags & _FLAG_TOKEN:
         raise AuthenticationError(terms.address, "the server says that it needs no token, and this client has one")
     python, _, instance, peer_max, view = _HELLO_SERVER.unpack_from(hello_s, _PREAMBLE.size)
-    keys = _Keys(terms, hello_c, hello_s)
+    keys = _Keys(terms)
     proof_c = _PREAMBLE.pack(MAGIC, _KIND_PROOF_CLIENT, 0, 0, 0) + keys.prove(b"client", hello_c, hello_s)
     proof_s = yield from _receive(proof_c, _KIND_PROOF_SERVER, terms)
     status = proof_s[5:6]
@@ -246,7 +246,7 @@ def server_opening(terms: Terms, instance: bytes, admit: Callable[[ClientHello],
     own_flags = _flags(terms)
     own_body = _HELLO_SERVER.pack(_python_version(), os.urandom(32), instance, terms.max_message_size, _VIEW.pack(*terms.view))
     hello_s = _PREAMBLE.pack(MAGIC, _KIND_HELLO_SERVER, VERSION, 0, own_flags) + own_body
-    keys = _Keys(terms, hello_c, hello_s)
+    keys = _Keys(terms)
     proof_c = yield Step(hello_s, _PREAMBLE.size + _PROOF_SIZE)
     expected = _PREAMBLE.pack(MAGIC, _KIND_PROOF_CLIENT, 0, 0, 0) + keys.prove(b"client", hello_c, hello_s)
     if not hmac.compare_digest(expected, proof_c):
@@ -286,7 +286,7 @@ def refusal_message(refusal: Refusal) -> bytes:
 class _Keys:
     """The proofs and keys of one opening; docs/protocol.rst, "Proof"."""
 
-    def __init__(self, terms: Terms, hello_c: bytes, hello_s: bytes) -> None:
+    def __init__(self, terms: Terms) -> None:
         self._token = terms.token
         self._proof_key = derive_key(terms.token, "proof")
 

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from bgpy.errors import AnswerLostError, BgpyError, ExitSkippedError, NoResponseError, ServerEndingError
+from bgpy.errors import AnswerLostError, BgpyError, ExitSkippedError, NoResponseError, SerializationError, ServerEndingError
+from bgpy.protocol.calls import GRACE, MAX_GRACE
 from bgpy.protocol.failures import remote_error
 from bgpy.serving.requests import HeldAnswer, Request, confirmation
 from bgpy.serving.service import Service
 from bgpy.sockets import ClientSocket
 
-#: Seconds that running tasks get to end, and then the exit task.
-GRACE = 10.0
 #: Seconds on top of both after which the watchdog ends a process that does not end by itself.
 _WATCHDOG_MARGIN = 2.0
 
@@ -76,6 +75,8 @@ class Ending:
         message = request.message()
         grace = message.get("grace")
         grace = GRACE if grace is None else float(grace)
+        if not 0 <= grace <= MAX_GRACE:
+            raise SerializationError(f"A server ends within 0 to {MAX_GRACE:g} s, not {grace:g}")
         if not self._begun.acquire(blocking=False):
             raise ServerEndingError
         outcome = self._end(request, message.get("args") or {}, grace)

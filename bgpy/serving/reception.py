@@ -118,7 +118,8 @@ class Reception:
         """Accept connections until `wake` is called or a signal comes; blocks."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_reader, selectors.EVENT_READ)
-            selector.register(self._listener.sock, selectors.EVENT_READ)
+            if self._listener.sock.fileno() >= 0:  # closed while the server ends: then there is only its end to wait for
+                selector.register(self._listener.sock, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select():
                     if key.fileobj is self._wake_reader:

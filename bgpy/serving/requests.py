@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bgpy.errors import BgpyError, LocalProtocolError, NoResponseError, SerializationError
+from bgpy.errors import BgpyError, LocalProtocolError, NoResponseError, RemoteError, SerializationError
 from bgpy.protocol.failures import dump_failure
-from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, Frame
-from bgpy.protocol.handshake import Opening
+from bgpy.protocol.frames import FLAG_AWAIT, FLAG_BY_VALUE, FLAG_CONFIRM, FLAG_MORE, Frame, frame_size
+from bgpy.protocol.handshake import Opening, own_python
 from bgpy.protocol.lanes import Answer
 from bgpy.protocol.messages import MessageType, Payload, dump, load
 from bgpy.sockets import ClientSocket
@@ -84,8 +84,18 @@ class Request(ClientSocket):
         self._send(MessageType.OK, 0, response)
 
     def fail(self, failure: BgpyError, exception: BaseException | None = None) -> None:
-        """Send an error as the last answer, unless the last one is out."""
-        self._send(MessageType.ERROR, 0, dump_failure(failure, exception))
+        """
+        Send an error as the last answer, unless the last one is out.
+
+        The exception travels along only where the client's Python can load it, and as much of the texts as the client takes.
+        """
+        payload = dump_failure(failure, exception)
+        opening = self._opening
+        if opening is not None and ((payload.by_value and opening.peer_python != own_python()) or self._too_large(payload)):
+            payload = dump_failure(failure)
+            if isinstance(failure, RemoteError) and self._too_large(payload):
+                payload = dump_failure(RemoteError(failure.type_name[:200], failure.message[:200], ""))
+        self._send(MessageType.ERROR, FLAG_BY_VALUE if payload.by_value else 0, payload)
 
     def end(self) -> None:
         """Settle a request whose task has ended: nothing to do after a response, an end, or the error that none came."""
@@ -99,6 +109,9 @@ class Request(ClientSocket):
     def expire(self) -> None:
         """Settle a deferred request whose deadline has passed."""
         self.fail(NoResponseError())
+
+    def _too_large(self, payload: Payload) -> bool:
+        return self._opening is not None and frame_size(payload.pickle, payload.buffers) > self._opening.peer_max_size
 
     def _send(self, kind: int, flags: int, payload: Payload) -> None:
         try:

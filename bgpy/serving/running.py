@@ -152,6 +152,8 @@ class Running:
 
     def close_after_fork(self) -> None:
         """Close in a forked child what would keep the port, the connections or the name alive."""
+        if self._signals is not None:
+            self._signals.restore()  # the child ends by a signal as any process does, and writes to no file that has our number
         self._reception.close_after_fork()
         if self._record is not None:
             self._record.close_after_fork()

@@ -65,7 +65,8 @@ class Service:
         try:
             run(request)
         except BgpyError as failure:
-            if isinstance(failure, SerializationError):
+            # What was confirmed, and then did not run, is told to nobody but the log.
+            if isinstance(failure, SerializationError) or (not request.awaited and isinstance(failure, ServerEndingError)):
                 self._note(request, failure)
             request.fail(failure)
         except Exception as exception:  # noqa: BLE001 - an error of ours must reach the client too, or it waits for ever
@@ -186,6 +187,7 @@ class Service:
             self._concurrent += 1
             self._concurrent_requests += 1
         try:
+            request.deferrable = True
             message, wrong = self._understand(request, True)
             if wrong is not None:
                 raise wrong
