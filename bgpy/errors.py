@@ -378,8 +378,6 @@ class ServerNotFoundError(BgpyError, LookupError):
         self.running = running
 
     def __str__(self) -> str:
-        if ":" in self.name:
-            return f"The server that this client belongs to has ended, and another one answers at {self.name}. Make a new client."
         others = f"Running: {', '.join(self.running)}" if self.running else "None of your servers runs on this machine"
         return f"No server {self.name!r} runs. {others}. Start one with bgpy.start({self.name!r}, ...)."
 

@@ -131,7 +131,7 @@ def test_each_wait_for_room_has_the_whole_time(pair: Pair, monkeypatch: pytest.M
         sent = threads.submit(pair[0].send, [bytes(1 << 20)])
         read(pair[1], 1 << 20)
         assert sent.result(20) is None
-    assert len(waits) > 3
+    assert len(waits) > 1
     assert set(waits) == {bgpy.wires.PROGRESS_TIMEOUT}
 
 

@@ -252,6 +252,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.received = False
+        self._pid = os.getpid()
         self._before: dict[int, Any] = {}
         self._wakeup_before: int | None = None
 
@@ -271,6 +272,11 @@ class _Signals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            # A child that a task forked, and that had no time to put its signals back: for it they mean what they mean elsewhere.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         if self.received:
             os._exit(128 + number)
         self.received = True

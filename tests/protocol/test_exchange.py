@@ -79,7 +79,7 @@ class World:
             What a connection that resumes meets: an opening, or an error that it raises.
         """
         steps = asked.steps()
-        move = lambda: next(steps)  # noqa: E731
+        move = lambda: next(steps)  # noqa: E731 - the next move, made below
         for turn in itertools.count():
             try:
                 instruction = move()
@@ -92,9 +92,9 @@ class World:
                 reply = self._reply(instruction, (breaks or {}).get(turn), readmit)
             except (BrokenConnection, BgpyError) as error:
                 self._connected = False
-                move = lambda error=error: steps.throw(error)  # type: ignore[misc]  # noqa: E731
+                move = lambda error=error: steps.throw(error)  # type: ignore[misc]  # noqa: E731 - the next move, made below
             else:
-                move = lambda reply=reply: steps.send(reply)  # type: ignore[misc]  # noqa: E731
+                move = lambda reply=reply: steps.send(reply)  # type: ignore[misc]  # noqa: E731 - the next move, made below
         raise AssertionError
 
     def _reply(self, instruction: Instruction, broken: int | None, readmit: Callable[[], Opening]) -> Opening | Frame | None:
