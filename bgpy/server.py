@@ -157,7 +157,7 @@ class Server:
         elif not loopback and not self._insecure:
             raise TokenError(
                 f"Without a token a server listens on loopback only, and {self.host!r} is more than that",
-                "Give a token, or say insecure=True if everybody who reaches the port may run code",
+                "Give a token, or say insecure=True (--insecure) if everybody who reaches the port may run code",
             )
         return Settings(
             host=self.host,

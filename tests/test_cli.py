@@ -570,3 +570,15 @@ def test_far_answers_in_one_line_of_ascii_json(tmp_path: Path) -> None:
 
 def test_far_does_not_repeat_what_it_cannot_read() -> None:
     assert SECRET not in failed(run("_far", "start", "models", text=f'{{"token": "{SECRET}"'))
+
+
+def test_the_doctor_says_what_is_wrong_with_the_folder_of_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other command refused it, and the doctor found everything fine."""
+    home = tmp_path / "open to all"
+    home.mkdir(mode=0o755)
+    monkeypatch.setenv("BGPY_HOME", str(home))
+    assert "Wrong with it:" in invoke("doctor").output
+    home.chmod(0o700)
+    assert "Wrong with it:" not in invoke("doctor").output
+    (home / "token").touch(0o600)
+    assert "is empty" in invoke("doctor").output

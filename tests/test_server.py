@@ -586,3 +586,31 @@ def test_a_wrong_missing_or_empty_token_is_told_to_the_client(ours: str, theirs:
         assert ours not in str(caught.value) or not ours
         status = server.client().status()
         assert status["requests"] == 1
+
+
+def show_token(client_socket: ClientSocket, state: State, args: Args) -> State:
+    client_socket.respond({"token": os.environ.get("BGPY_TOKEN")})
+    return state
+
+
+def test_the_token_in_the_environment_is_gone_before_a_task_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment goes to every process that a task starts."""
+    token = "t" * 40
+    monkeypatch.setenv("BGPY_TOKEN", token)
+    with running_server(tasks(show_token), entrance={"token": token}) as server:
+        assert server.client().execute({}, await_response=True) == {"token": None}
+
+
+class Unloadable:
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_arguments_that_cannot_be_unpickled_are_told_by_the_status_too() -> None:
+    with running_server() as server:
+        client = server.client()
+        with pytest.raises(SerializationError, match="no number"):
+            client.execute({"value": Unloadable()})
+        status = client.status()
+        assert status["failed"] == 1
+        assert "no number" in status["failures"][0]["error"]

@@ -33,7 +33,9 @@ def doctor(port: int | None) -> None:
     """Say what this machine allows: folder, token, servers, and the way between Windows and WSL. Changes nothing."""
     import os
 
-    from bgpy.system import user_state_dir
+    from bgpy.errors import TokenError
+    from bgpy.system import private_folder, user_state_dir
+    from bgpy.token import find_token
     from bgpy.wsl import diagnose
 
     folder = user_state_dir()
@@ -42,6 +44,13 @@ def doctor(port: int | None) -> None:
     click.echo(
         f"Token: {'from BGPY_TOKEN' if 'BGPY_TOKEN' in os.environ else 'from your secret file'}, unless a call names another."
     )
+    try:
+        if os.path.isdir(folder):
+            private_folder(folder)
+            if os.path.exists(os.path.join(folder, "token")):
+                find_token()
+    except TokenError as error:
+        click.echo(f"Wrong with it: {error}")
     for line in diagnose(port=port):
         click.echo(line)
 

@@ -27,7 +27,7 @@ MAX_DEPARTED_CLIENTS = 10_000
 #: Most bytes of buffers that one answer keeps, and most bytes of all parts of a stream but its last.
 MAX_KEPT_BUFFERS = 1 << 20
 #: Answers from this size on count for the pressure limit; smaller ones are bounded by the number of lanes.
-_LARGE_ANSWER = 64 << 10
+_LARGE_ANSWER = 4 << 10
 #: Most bytes of large answers that the table keeps; the oldest go first.
 MAX_KEPT_TOTAL = 256 << 20
 

@@ -61,3 +61,16 @@ def test_a_request_without_room_is_refused_and_told_whether_it_ran_before(
     (error,) = connection.errors
     assert type(error) is (AnswerLostError if executed else type(failure or OverloadedError("")))
     assert error.executed is executed
+
+
+def test_the_header_of_a_large_request_acknowledges_the_answer_before() -> None:
+    """Its memory goes before more is taken for the body."""
+    table, seat = LaneTable(), Seat()
+    _, lane = table.attach(ClientHello(bytes(16), 0, False, ZERO_ID), seat, 0.0)
+    table.claim(lane, seat, 1)
+    connection: Any = FakeConnection(Header(MessageType.EXEC, 0, 0, 2, 100), None)
+    service: Any = None
+    with pytest.raises(AssertionError, match="there was room"):
+        Conversation(connection, seat, lane, table, service, MemoryBudget(1000, 0), {}).run()
+    assert lane.answer is None
+    assert lane.number == 1
