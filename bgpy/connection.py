@@ -19,7 +19,7 @@ from bgpy.protocol.states import ConnectionState, Role
 from bgpy.system import prepare_socket
 from bgpy.tls import check_token_tls
 from bgpy.token import check_token_strength
-from bgpy.wires import PROGRESS_TIMEOUT, PlainWire, TlsWire, Wire
+from bgpy.wires import PROGRESS_TIMEOUT, PlainWire, TlsWire, Wire, is_deadline, shut_down
 
 if TYPE_CHECKING:
     import ssl
@@ -124,7 +124,7 @@ class Connection:
                 else:
                     count = self._receive_into(reader.memory(), None if deadline is None else max(deadline - time.monotonic(), 0))
             except OSError as error:
-                if _is_deadline(error):
+                if is_deadline(error):
                     raise
                 raise BrokenConnection(error.strerror or str(error)) from error
             if not count:
@@ -149,7 +149,7 @@ class Connection:
         try:
             count = self._receive_into(reader.memory(), timeout)
         except OSError as error:
-            if not _is_deadline(error):
+            if not is_deadline(error):
                 raise BrokenConnection(error.strerror or str(error)) from error
             if deadline is not None:
                 raise
@@ -181,20 +181,12 @@ class Connection:
 
     def shut_down(self) -> None:
         """End the stream in both directions, which wakes whoever reads or writes. Any thread; again is fine."""
-        try:
-            self.wire.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # not connected any more: nobody is left to be woken
+        shut_down(self.wire.sock)
 
     def close(self) -> None:
         """Close the socket; nothing may be reading it. Again is fine."""
         self.state.closed()
         self.wire.sock.close()
-
-
-def _is_deadline(error: OSError) -> bool:
-    """Tell our own deadline from that of the kernel, which has a number: a peer that keepalive has found dead."""
-    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def end_politely(sock: socket.socket) -> None:

@@ -81,8 +81,8 @@ class PlainWire:
         except BrokenConnection:
             raise
         except OSError as error:
-            if isinstance(error, TimeoutError) and error.errno is None:
-                raise  # our deadline; the kernel's own, for a peer that does not acknowledge, has a number
+            if is_deadline(error):
+                raise
             raise BrokenConnection(_reason(error), written) from error
 
     def _send_rest(self, parts: Sequence[Buffer], written: int, deadline: float | None) -> None:
@@ -206,6 +206,19 @@ class TlsWire:
         data = self._outgoing.read()
         if data:
             self._plain.send([data])
+
+
+def is_deadline(error: OSError) -> bool:
+    """Tell our own deadline from that of the kernel, which has a number: a peer that keepalive has found dead."""
+    return isinstance(error, TimeoutError) and error.errno is None
+
+
+def shut_down(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
+    """End the stream, which wakes whoever reads or writes it. Any thread; again is fine."""
+    try:
+        sock.shutdown(how)
+    except OSError:
+        pass  # closed, or never connected: nobody is left to be woken
 
 
 def _reason(error: OSError) -> str:

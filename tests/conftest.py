@@ -25,6 +25,16 @@ GRACE = 5.0
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _ordinary_signals() -> Iterator[None]:
+    """Let the processes that tests start hear of Ctrl-C and of hang-ups, also where whoever started the tests ignores them."""
+    ordinary = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in ordinary.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep what wider fixtures start out of the user's own folders as well."""
     yield from _private_home(tmp_path_factory.mktemp("session-home"))

@@ -33,7 +33,7 @@ from bgpy.serving.conversation import Conversation, Seat
 from bgpy.sockets import ServerSocket
 from bgpy.system import machine_identity, wait_socket
 from bgpy.tls import check_token_tls
-from bgpy.wires import PlainWire, TlsWire, Wire
+from bgpy.wires import PlainWire, TlsWire, Wire, shut_down
 
 if TYPE_CHECKING:
     import logging
@@ -168,7 +168,7 @@ class Reception:
         # At first only what comes in ends: whoever has just been refused is still told so.
         for how in (socket.SHUT_RD, socket.SHUT_RDWR):
             for sock in connections:
-                _shut_down(sock, how)
+                shut_down(sock, how)
             deadline = time.monotonic() + _LEAVE_TIMEOUT / 2
             for thread in connections.values():
                 if thread is not threading.current_thread():
@@ -205,7 +205,7 @@ class Reception:
             # Out of the count at once: its thread may take a while to leave, and a burst must drop one for each new one.
             oldest = self._unproved.popitem(last=False)[0] if len(self._unproved) > MAX_UNPROVED else None
         if oldest is not None:
-            _shut_down(oldest)
+            shut_down(oldest)
         try:
             thread.start()
         except RuntimeError as error:  # no more threads: this connection pays, not the server
@@ -302,13 +302,6 @@ def _log() -> logging.Logger:
     import logging  # late: a server that starts has nothing to say, and logging takes a fifth of its start
 
     return logging.getLogger("bgpy.server")
-
-
-def _shut_down(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
-    try:
-        sock.shutdown(how)
-    except OSError:
-        pass  # closed or never connected: nobody is left to be woken
 
 
 def _peer(sock: socket.socket) -> str:

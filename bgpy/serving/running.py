@@ -150,10 +150,21 @@ class Running:
 
             faulthandler.cancel_dump_traceback_later()
 
-    def close_after_fork(self) -> None:
-        """Close in a forked child what would keep the port, the connections or the name alive."""
+    def before_fork(self) -> None:
+        """Hold signals back while this thread forks: in the child they have to find its own handlers."""
         if self._signals is not None:
-            self._signals.restore()  # the child ends by a signal as any process does, and writes to no file that has our number
+            self._signals.hold()
+
+    def after_fork(self) -> None:
+        """Let signals through again in the process that has forked."""
+        if self._signals is not None:
+            self._signals.let_through()
+
+    def close_after_fork(self) -> None:
+        """Close in a forked child what would keep the port, the connections or the name alive, and end by signals again."""
+        if self._signals is not None:
+            self._signals.restore()
+            self._signals.let_through()
         self._reception.close_after_fork()
         if self._record is not None:
             self._record.close_after_fork()
@@ -252,8 +263,9 @@ class _Signals:
 
     def __init__(self) -> None:
         self.received = False
-        self._pid = os.getpid()
         self._before: dict[int, Any] = {}
+        #: The masks of the threads that are forking.
+        self._masks: dict[int, Any] = {}
         self._wakeup_before: int | None = None
 
     def watch(self, wake_file: int) -> None:
@@ -271,12 +283,17 @@ class _Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def hold(self) -> None:
+        """Block the signals in this thread. Python forgets those that come between a fork and the child's first step."""
+        self._masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
+
+    def let_through(self) -> None:
+        """Undo `hold`."""
+        mask = self._masks.pop(threading.get_ident(), None)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            # A child that a task forked, and that had no time to put its signals back: for it they mean what they mean elsewhere.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
         if self.received:
             os._exit(128 + number)
         self.received = True
@@ -288,9 +305,13 @@ def _close_in_forked_children(running: Running) -> None:
         return
     reference = weakref.ref(running)
 
-    def close_after_fork() -> None:
+    def call(step: Callable[[Running], None]) -> None:
         alive = reference()
         if alive is not None:
-            alive.close_after_fork()
+            step(alive)
 
-    os.register_at_fork(after_in_child=close_after_fork)
+    os.register_at_fork(
+        before=lambda: call(Running.before_fork),
+        after_in_parent=lambda: call(Running.after_fork),
+        after_in_child=lambda: call(Running.close_after_fork),
+    )

@@ -254,8 +254,6 @@ class Service:
             message = request.message()
         except SerializationError as error:
             return {}, error
-        except BaseException as error:  # noqa: BLE001 - nothing may keep a ticket that is drawn from being used
-            return {}, SerializationError(f"Cannot unpickle the message: {type(error).__name__}")
         if confirm:
             request.confirm()
         return message, None
