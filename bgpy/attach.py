@@ -82,7 +82,7 @@ def start(
     ServerStartError
         It did not start, for its own reason, or does not answer; or nobody answers on the other machine.
     NameTakenError
-        It is being started by other means than this function.
+        A server of that name is being started in the foreground, and has not published where it is.
     RemoteError
         The init task raised in a server that ran without tasks.
     WslError
@@ -283,7 +283,7 @@ def _find_or_start(server: Server, name: str, deadline: float) -> tuple[Record, 
         record = registry.find(name)
         if record is not None:
             return record, False
-        server.run_background(_left(deadline))
+        server.spawn(_left(deadline))
         record = registry.find(name)
     if record is None:
         raise ServerStartError("it ended right after its start", "", server.log_file)

@@ -5,12 +5,14 @@ The server: configured here, run in this process or in a detached one.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bgpy.addresses import all_loopback, resolve_addresses
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE
 from bgpy.errors import ConnectError, ServerStartError, TlsError, TokenError
+from bgpy.records import Registry
 from bgpy.serving.running import Running, Settings
 from bgpy.sockets import ClientSocket, respond
 from bgpy.taskset import TaskSet
@@ -132,6 +134,20 @@ class Server:
             As in `run`.
         SerializationError
             The tasks cannot travel.
+        """
+        if self.name is None:
+            self.spawn(timeout)
+            return
+        deadline = time.monotonic() + timeout
+        # Whoever calls `bgpy.start` at the same moment waits, and then finds this server.
+        with Registry().starting(self.name, timeout):
+            self.spawn(max(deadline - time.monotonic(), 0))
+
+    def spawn(self, timeout: float) -> None:
+        """
+        Do as `run_background` does, for a caller that is alone in starting a server of that name (`Registry.starting`).
+
+        Raises what `run_background` raises.
         """
         from bgpy.background import launch
         from bgpy.protocol.messages import dump

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 import bgpy
 from bgpy import attach
+from bgpy.attach import start
 from bgpy.errors import (
     AuthenticationError,
     NameTakenError,
@@ -28,6 +30,7 @@ from bgpy.errors import (
     WslError,
 )
 from bgpy.records import Record, Registry
+from bgpy.server import Server
 from bgpy.system import kill_process, process_start_time, wait_for_end
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -464,3 +467,28 @@ def test_code_of_another_python_is_refused_before_it_is_touched(servers: Registr
     answer = attach.answer_far("start", "models", request)
     assert (answer["ok"], answer["type"]) == (False, "PythonVersionError")
     assert servers.running() == []
+
+
+def test_a_start_waits_for_a_server_of_that_name_that_is_started_by_other_means(servers: Registry, tmp_path: Path) -> None:
+    """It found the name taken: the other one had its lock, and no record yet."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    file = tmp_path / "tasks.py"
+    file.write_text(f"""
+from bgpy.example.tasks import exec_task, exit_task
+
+def init_task():
+    with open({str(gate)!r}) as gate:
+        gate.read()  # until whoever has opened it for writing closes it
+    return {{"request_count": 0, "value": 7}}
+""")
+    with ThreadPoolExecutor(2) as threads:
+        other = threads.submit(Server(name="gated", init_file=str(file)).run_background)
+        entered = os.open(gate, os.O_WRONLY)  # blocks until the init task has come there
+        late = threads.submit(start, "gated", timeout=20)
+        assert not wait([late], 0.3).done
+        os.close(entered)
+        other.result(20)
+        with late.result(20) as client:
+            assert client.status()["initialized"]
+            client.terminate()
