@@ -82,7 +82,7 @@ def external_imports(module: str) -> Iterator[tuple[str, int]]:
 
 
 def test_the_page_names_every_module_and_no_other() -> None:
-    on_the_page = [room for floor in FLOORS for room in floor]
+    on_the_page = [name for floor in FLOORS for name in floor]
     assert len(set(on_the_page)) == len(on_the_page)
     assert set(on_the_page) == {room(module) for module in MODULES}
 
