@@ -429,19 +429,6 @@ def test_a_grace_that_is_none_is_refused_and_the_server_can_be_ended_all_the_sam
         assert server.join() == 0
 
 
-def signal_myself(client_socket: ClientSocket, state: State, args: Args) -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-    # Bounded: the main thread ends only where the signal has taken the server away under its exit task.
-    threading.main_thread().join(0.5)
-    client_socket.respond({"exited": True})
-
-
-def test_a_signal_while_a_client_ends_the_server_does_not_take_the_exit_task_away() -> None:
-    """The main loop went back to a listener that was closed, and the process died of it."""
-    with background_server(tasks(count, start_count, signal_myself)) as server, Client(port=server.port, timeout=30) as client:
-        assert client.terminate(await_response=True) == {"exited": True}
-
-
 def test_a_forked_child_of_a_task_ends_by_a_signal_as_any_process_does() -> None:
     """It had the server's handler, and wrote the signal to whatever file had the number of the server's pipe."""
     with background_server(tasks(end_a_child)) as server, Client(port=server.port, timeout=30) as client:
