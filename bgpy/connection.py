@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from bgpy.addresses import format_address, is_loopback, resolve_addresses
 from bgpy.errors import AuthenticationError, BgpyError, ConnectError, LocalProtocolError
 from bgpy.protocol.exchange import BrokenConnection
-from bgpy.protocol.frames import FLAG_MORE, Frame, FrameMac, FrameReader, Header, encode_frame
+from bgpy.protocol.frames import FLAG_MORE, Frame, FrameMac, FrameReader, Header, encode_frame, encode_small
 from bgpy.protocol.handshake import ClientHello, Opener, Opening, Terms, client_opening, make_view
 from bgpy.protocol.messages import Payload
 from bgpy.protocol.states import ConnectionState, Role
-from bgpy.system import prepare_socket
+from bgpy.system import DONTWAIT, prepare_socket
 from bgpy.tls import check_token_tls
 from bgpy.token import check_token_strength
 from bgpy.wires import PROGRESS_TIMEOUT, PlainWire, TlsWire, Wire, is_deadline, shut_down
@@ -54,6 +54,8 @@ class Connection:
         self._receive_now = wire.receive_now
         self._quiet = wire.quiet
         self._send = wire.send
+        # A frame with a MAC is more than one piece.
+        self._send_now = wire.send_now if self._mac is None else None
         #: An answer that came before its request had left.
         self._early: Frame | None = None
 
@@ -72,7 +74,7 @@ class Connection:
         """
         self.state.sending(kind, flags & FLAG_MORE)
         try:
-            self._send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac), deadline)
+            self._put(kind, flags, part, number, payload, deadline)
         except BrokenConnection as broken:
             if not broken.written or not self._answered_early():
                 raise
@@ -88,11 +90,25 @@ class Connection:
         """Send one frame of an answer; False where the connection is broken, and then it is ended for good."""
         try:
             self.state.sending(kind, flags & FLAG_MORE)
-            self._send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac))
+            self._put(kind, flags, part, number, payload, None)
         except (BrokenConnection, LocalProtocolError):
             self.shut_down()
             return False
         return True
+
+    def _put(self, kind: int, flags: int, part: int, number: int, payload: Payload, deadline: float | None) -> None:
+        """Send one frame; what is small and goes at once in the fewest steps."""
+        if self._send_now is not None and not payload.buffers:
+            data = encode_small(kind, flags, part, number, payload.pickle)
+            if data is not None:
+                try:
+                    written = self._send_now(data, DONTWAIT)
+                except OSError:
+                    written = 0  # no room, or broken: `send` says which
+                if written != len(data):
+                    self._send([data], deadline, written)
+                return
+        self._send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac), deadline)
 
     def receive(self, deadline: float | None = None, announced: Callable[[Header], None] | None = None) -> Frame:
         """
@@ -120,9 +136,11 @@ class Connection:
         if reader.idle:
             try:
                 if deadline is None and self._receive_now is not None:
-                    count = self._receive_now(reader.memory())
+                    count = self._receive_now(reader.first_memory)
                 else:
-                    count = self._receive_into(reader.memory(), None if deadline is None else max(deadline - time.monotonic(), 0))
+                    count = self._receive_into(
+                        reader.first_memory, None if deadline is None else max(deadline - time.monotonic(), 0)
+                    )
             except OSError as error:
                 if is_deadline(error):
                     raise

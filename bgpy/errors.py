@@ -32,6 +32,10 @@ Every exception of the package, in one tree.
     ├─ ServerStartError                       a server could not be started
     │  └─ NameTakenError                      another server holds that name
     ├─ ServerNotFoundError(LookupError)       no running server of that name or address
+    ├─ RefusedError                           a command or one of its fields has a wrong shape; nothing was done
+    │  └─ WorkspaceNotFoundError(LookupError) no workspace of that name
+    ├─ JobFailedError                         a job in a workspace did not run through
+    ├─ StoreError                             jobs and results cannot be kept
     ├─ WslError                               the other side of WSL could not be reached
     └─ MissingExtraError(ImportError)         an optional dependency is not installed
 
@@ -380,6 +384,61 @@ class ServerNotFoundError(BgpyError, LookupError):
     def __str__(self) -> str:
         others = f"Running: {', '.join(self.running)}" if self.running else "None of your servers runs on this machine"
         return f"No server {self.name!r} runs. {others}. Start one with bgpy.start({self.name!r}, ...)."
+
+
+class RefusedError(BgpyError):
+    """Say that a request to a task set has a wrong shape, and which field is at fault; nothing was done."""
+
+    def __init__(self, reason: str, field: str | None = None) -> None:
+        super().__init__(reason, field)
+        self.reason = reason
+        self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.reason}."
+
+
+class WorkspaceNotFoundError(RefusedError, LookupError):
+    """Say that there is no workspace of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no workspace {name!r}; create_workspace makes one", "name")
+        self.args = (name,)  # what pickle calls this class with
+        self.name = name
+
+
+class JobFailedError(BgpyError):
+    """Say that a job in a workspace did not run through: its state, and what it raised where it did."""
+
+    executed = True
+
+    def __init__(
+        self, workspace: str, number: int, state: str, type_name: str = "", message: str = "", traceback_text: str = ""
+    ) -> None:
+        super().__init__(workspace, number, state, type_name, message, traceback_text)
+        self.workspace = workspace
+        self.number = number
+        self.state = state
+        self.type_name = type_name
+        self.message = message
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        what = f": {self.type_name}: {self.message}" if self.type_name else ""
+        return f"Job {self.number} of workspace {self.workspace!r} is {self.state}{what}\n\n{self.traceback_text}".rstrip()
+
+
+class StoreError(BgpyError):
+    """Say that jobs and results cannot be kept: nothing is acknowledged that is not on the disk."""
+
+    def __init__(self, path: str, reason: str, mend: str) -> None:
+        super().__init__(path, reason, mend)
+        self.path = path
+        self.reason = reason
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"The store {self.path}: {self.reason}. {self.mend}."
 
 
 class WslError(BgpyError):

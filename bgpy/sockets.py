@@ -115,6 +115,15 @@ class ClientSocket:
         self._opening = opening
 
     @property
+    def identity(self) -> tuple[bytes, int, int] | None:
+        """
+        What names this request among all that servers ever get: client id, lane and number.
+
+        None for a task that no request runs. A request that its client takes up again keeps its identity.
+        """
+        return None
+
+    @property
     def awaited(self) -> bool:
         """Whether the client waits for a response."""
         return bool(self.flags & FLAG_AWAIT)

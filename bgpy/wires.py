@@ -32,13 +32,15 @@ class Wire(Protocol):
     sock: socket.socket
     #: `receive_into` without a timeout, where the socket itself can do that: saves a step for each frame.
     receive_now: Callable[[memoryview], int] | None
+    #: Send what goes without waiting (data, flags), where the socket itself can do that; `send` sends the rest.
+    send_now: Callable[[bytes, int], int] | None
 
     def receive_into(self, memory: memoryview, timeout: float | None) -> int:
         """Read some bytes, at least one; 0 at the end of the stream. Raises TimeoutError and OSError."""
 
-    def send(self, parts: Sequence[Buffer], deadline: float | None = None) -> None:
+    def send(self, parts: Sequence[Buffer], deadline: float | None = None, written: int = 0) -> None:
         """
-        Send all parts until a monotonic instant.
+        Send all parts, but for the first `written` bytes, until a monotonic instant.
 
         Raises `BrokenConnection` with the bytes handed over, also when none goes for `PROGRESS_TIMEOUT`, and TimeoutError.
         """
@@ -53,6 +55,7 @@ class PlainWire:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.receive_now: Callable[[memoryview], int] | None = sock.recv_into if DONTWAIT else None
+        self.send_now: Callable[[bytes, int], int] | None = sock.send if DONTWAIT else None
         self._readable = make_probe(sock)
 
     def receive_into(self, memory: memoryview, timeout: float | None) -> int:
@@ -66,26 +69,8 @@ class PlainWire:
                 if not wait_socket(self.sock, timeout=timeout):
                     raise TimeoutError from None
 
-    def send(self, parts: Sequence[Buffer], deadline: float | None = None) -> None:
+    def send(self, parts: Sequence[Buffer], deadline: float | None = None, written: int = 0) -> None:
         """Send all parts; see `Wire`."""
-        written = 0
-        try:
-            if len(parts) == 1:
-                try:
-                    written = self.sock.send(parts[0], DONTWAIT)
-                except BlockingIOError:
-                    written = 0
-                if written == len(parts[0]):
-                    return
-            self._send_rest(parts, written, deadline)
-        except BrokenConnection:
-            raise
-        except OSError as error:
-            if is_deadline(error):
-                raise
-            raise BrokenConnection(_reason(error), written) from error
-
-    def _send_rest(self, parts: Sequence[Buffer], written: int, deadline: float | None) -> None:
         rest = [memoryview(part).cast("B") for part in parts if len(part)]
         skip = written
         total = written
@@ -132,6 +117,7 @@ class TlsWire:
 
         self.sock = sock
         self.receive_now: Callable[[memoryview], int] | None = None
+        self.send_now: Callable[[bytes, int], int] | None = None
         self._plain = PlainWire(sock)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -170,9 +156,9 @@ class TlsWire:
                     return 0
             self._feed(timeout)
 
-    def send(self, parts: Sequence[Buffer], deadline: float | None = None) -> None:
+    def send(self, parts: Sequence[Buffer], deadline: float | None = None, written: int = 0) -> None:
         """Send all parts; see `Wire`."""
-        written = 0
+        assert not written  # there is no `send_now` under TLS
         with self._send_lock:
             for part in parts:
                 view = memoryview(part).cast("B")

@@ -49,6 +49,10 @@ SAMPLES: dict[str, tuple[BgpyError, str]] = {
     "ServerStartError": (errors.ServerStartError("port in use", "", "/tmp/log"), "Its log: /tmp/log."),
     "NameTakenError": (errors.NameTakenError("models", 17), "or terminate that server first."),
     "ServerNotFoundError": (errors.ServerNotFoundError("models", ("one", "two")), "Start one with bgpy.start('models', ...)."),
+    "RefusedError": (errors.RefusedError("push_job needs the field 'job'", "job"), "push_job needs the field 'job'."),
+    "WorkspaceNotFoundError": (errors.WorkspaceNotFoundError("lab"), "create_workspace makes one."),
+    "JobFailedError": (errors.JobFailedError("lab", 3, "failed", "KeyError", "'x'", "Traceback: ...\n  line 1"), "  line 1"),
+    "StoreError": (errors.StoreError("jobs.db", "no space left", "Make room and try again"), "Make room and try again."),
     "WslError": (errors.WslError("No wsl.exe", ("wsl.exe", "PATH")), "Run bgpy doctor for what this machine allows."),
     "MissingExtraError": (errors.MissingExtraError("The gateway", "gateway"), 'pip install "bgpy[gateway]"'),
 }

@@ -17,6 +17,7 @@ from bgpy.system import anonymous_memory
 #: kind, flags, number of buffers, part, request number, length of the pickle.
 HEADER = struct.Struct("!BBHIQQ")
 _HEADER_SIZE = HEADER.size
+_pack_header = HEADER.pack
 _unpack_header = HEADER.unpack_from
 _LENGTH = struct.Struct("!Q")
 _COUNT = struct.Struct("!Q")
@@ -125,6 +126,14 @@ def encode_frame(
     return parts
 
 
+def encode_small(kind: int, flags: int, part: int, number: int, pickle: Buffer) -> bytes | None:
+    """Return a whole frame without buffers and without a MAC as one piece; None where the pickle is too large to be copied."""
+    size = len(pickle)
+    if size > SMALL_SIZE:
+        return None
+    return _pack_header(kind, flags, 0, part, number, size) + pickle
+
+
 def frame_size(pickle: Buffer, buffers: list[memoryview]) -> int:
     """Return the size in bytes that a limit is compared with: pickle and buffers."""
     return len(pickle) + sum([buffer.nbytes for buffer in buffers]) if buffers else len(pickle)
@@ -153,6 +162,8 @@ class FrameReader:
         self._tail_size = 0 if mac is None else MAC_SIZE
         self._small = bytearray(SMALL_SIZE)
         self._view = memoryview(self._small)
+        #: What `memory` returns while the reader is idle.
+        self.first_memory = self._view
         self._start = 0
         self._end = 0
         self._head = b""  # header and lengths of the large frame under way
@@ -187,7 +198,7 @@ class FrameReader:
         """
         if count >= _HEADER_SIZE and self._mac is None:
             kind, flags, buffers, part, number, length = _unpack_header(self._small)
-            if length + _HEADER_SIZE == count and length <= self.max_size and not buffers and not flags & _UNKNOWN_FLAGS:
+            if length + _HEADER_SIZE == count and not buffers and not flags & _UNKNOWN_FLAGS and length <= self.max_size:
                 return _new_tuple(Frame, (kind, flags, part, number, self._small[_HEADER_SIZE:count], []))
         self._end = count
         return None

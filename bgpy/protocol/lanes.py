@@ -57,21 +57,38 @@ class Answer:
     The numbered parts of the answer to one request, on their way and kept for a resume. Thread-safe.
 
     Sending holds this answer's lock, so that parts leave in their order and a replay cannot overtake them.
+
+    Attributes
+    ----------
+    ended
+        Whether the last part is out.
     """
 
-    #: Whether the last part is out.
-    ended = False
-    _next_part = 0
-    _kept_size = 0
-    _discarded = False
-    _claimant: Outlet | None = None
+    __slots__ = (
+        "__weakref__",
+        "_claimant",
+        "_discarded",
+        "_kept",
+        "_kept_size",
+        "_lock",
+        "_next_part",
+        "_outlet",
+        "_table",
+        "ended",
+        "number",
+    )
 
     def __init__(self, table: LaneTable, number: int, outlet: Outlet) -> None:
+        self.ended = False
         self.number = number
         self._table = table
         self._lock = threading.Lock()
         self._outlet: Outlet | None = outlet
+        self._claimant: Outlet | None = None
+        self._next_part = 0
         self._kept: list[tuple[int, int, int, Payload]] = []
+        self._kept_size = 0
+        self._discarded = False
 
     @property
     def connected(self) -> bool:
@@ -167,9 +184,11 @@ class Answer:
 class Lane:
     """One lane of one client: the last number that was claimed, its answer, and the connection that may claim."""
 
-    __slots__ = ("answer", "number", "owner")
+    __slots__ = ("answer", "client_id", "index", "number", "owner")
 
-    def __init__(self) -> None:
+    def __init__(self, client_id: bytes, index: int) -> None:
+        self.client_id = client_id
+        self.index = index
         self.number = 0
         self.answer: Answer | None = None
         self.owner: Outlet | None = None
@@ -215,11 +234,11 @@ class LaneTable:
             lane = record.lanes.get(hello.lane) if record is not None else None
             admission = Admission.OK
             if lane is None and hello.resume:
-                return Admission.LANE_UNKNOWN, Lane()
+                return Admission.LANE_UNKNOWN, Lane(hello.client_id, hello.lane)
             if record is None:
                 record = self._clients[hello.client_id] = _ClientRecord()
             if lane is None:
-                lane = record.lanes[hello.lane] = Lane()
+                lane = record.lanes[hello.lane] = Lane(hello.client_id, hello.lane)
             record.connections += 1
             self._departed.pop(hello.client_id, None)
             previous, lane.owner = lane.owner, owner

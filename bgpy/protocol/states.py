@@ -32,9 +32,6 @@ class State(enum.Enum):
     WAITING = "waiting"
     CLOSED = "closed"
 
-    # Members are singletons; the hash that Enum gives them runs Python code, twice for every frame.
-    __hash__ = object.__hash__
-
 
 #: What may come from the client in a state, and the state that follows.
 REQUESTS: dict[State, dict[int, State]] = {
@@ -61,38 +58,65 @@ ANSWERS: dict[State, dict[int, State]] = {
 }
 
 
+class _Place:
+    """One state as one role sees it, with the places that follow: a step through the table is one look into a dict."""
+
+    __slots__ = ("receives", "sends", "state")
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.sends: dict[int, _Place] = {}
+        self.receives: dict[int, _Place] = {}
+
+
+def _places(role: Role) -> dict[State, _Place]:
+    places = {state: _Place(state) for state in State}
+    sent, received = (REQUESTS, ANSWERS) if role is Role.CLIENT else (ANSWERS, REQUESTS)
+    for state, place in places.items():
+        place.sends = {int(kind): places[following] for kind, following in sent[state].items()}
+        place.receives = {int(kind): places[following] for kind, following in received[state].items()}
+    return places
+
+
+_PLACES = {role: _places(role) for role in Role}
+
+
 class ConnectionState:
     """Follow one connection through the table. Not thread-safe; client and server take turns anyway."""
 
-    __slots__ = ("_received", "_sent", "role", "state")
+    __slots__ = ("_place", "role")
 
     def __init__(self, role: Role) -> None:
         self.role = role
-        self.state = State.OPENING
-        self._sent, self._received = (REQUESTS, ANSWERS) if role is Role.CLIENT else (ANSWERS, REQUESTS)
+        self._place = _PLACES[role][State.OPENING]
+
+    @property
+    def state(self) -> State:
+        """What the connection waits for."""
+        return self._place.state
 
     def opened(self) -> None:
         """Take note that both sides have proved the token."""
-        self.state = State.IDLE
+        self._place = _PLACES[self.role][State.IDLE]
 
     def closed(self) -> None:
         """Take note that the connection has ended."""
-        self.state = State.CLOSED
+        self._place = _PLACES[self.role][State.CLOSED]
 
     def sending(self, kind: int, more: int = 0) -> None:
         """Check a frame that is about to go out; raises LocalProtocolError."""
-        following = self._sent[self.state].get(kind)
+        following = self._place.sends.get(kind)
         if following is None:
             raise LocalProtocolError(f"A {self.role.value} cannot send a frame of kind {kind} while {self.state.value}")
         if not more:
-            self.state = following
+            self._place = following
 
     def received(self, kind: int, more: int = 0) -> None:
         """Check a frame that came in; raises RemoteProtocolError."""
-        following = self._received[self.state].get(kind)
+        following = self._place.receives.get(kind)
         if following is None:
             raise RemoteProtocolError(
                 f"The other side sent a frame of kind {kind} to a {self.role.value} that is {self.state.value}"
             )
         if not more:
-            self.state = following
+            self._place = following

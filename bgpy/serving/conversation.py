@@ -116,7 +116,7 @@ class Conversation:
         if verdict is Verdict.REPLAY:
             answer.replay(self._seat, frame.part)
         else:
-            request = Request(frame, answer, self._connection.opening)
+            request = Request(frame, answer, self._connection.opening, self._lane)
             self._service.run(request, self._handlers[frame.kind])
         if self._taken:
             self._give_back()

@@ -10,7 +10,7 @@ from bgpy.errors import BgpyError, LocalProtocolError, NoResponseError, RemoteEr
 from bgpy.protocol.failures import dump_failure
 from bgpy.protocol.frames import FLAG_AWAIT, FLAG_BY_VALUE, FLAG_CONFIRM, FLAG_MORE, Frame, frame_size
 from bgpy.protocol.handshake import Opening, own_python
-from bgpy.protocol.lanes import Answer
+from bgpy.protocol.lanes import Answer, Lane
 from bgpy.protocol.messages import MessageType, Payload, dump, load
 from bgpy.sockets import ClientSocket
 
@@ -39,13 +39,19 @@ class Request(ClientSocket):
     Exactly one of `fail`, `end` and `finish` settles it, unless the task's last response has.
     """
 
-    def __init__(self, frame: Frame, answer: Answer, opening: Opening) -> None:
+    def __init__(self, frame: Frame, answer: Answer, opening: Opening, lane: Lane | None = None) -> None:
         self.flags = frame.flags
         self._answer = answer
         self._opening = opening
         self.kind = frame.kind
         self._frame: Frame | None = frame
         self._last = answer
+        self._lane = lane
+
+    @property
+    def identity(self) -> tuple[bytes, int, int] | None:
+        """See `ClientSocket`."""
+        return None if self._lane is None else (self._lane.client_id, self._lane.index, self._last.number)
 
     def hold(self) -> HeldAnswer:
         """Keep the task's response back until `finish`: for a task whose end decides what the client is told."""

@@ -130,7 +130,7 @@ class Service:
                 self._state = outcome
         finally:
             self.turns.release()
-        if type(outcome) is not dict or not request.settled:
+        if not request.settled or not isinstance(outcome, dict):
             self._settle(request, outcome)
 
     def close(self) -> Ticket:

@@ -51,38 +51,51 @@ class Ticket:
 
 
 class TurnLock:
-    """A lock that is held by one ticket at a time, in the order of the tickets. Thread-safe."""
+    """
+    A lock that is held by one ticket at a time, in the order of the tickets. Thread-safe.
+
+    Where nobody waits, a turn is one step of a lock of Python's own. The queue has a lock of its own: who finds the turn taken
+    goes there, and tries once more when it stands in the queue; who gives the turn up looks there afterwards. So either the one
+    or the other sees that a turn is free and a ticket waits.
+    """
 
     def __init__(self) -> None:
+        self._turn = threading.Lock()
         self._mutex = threading.Lock()
-        self._held = False
         self._closed = False
         self._queue: deque[Ticket] = deque()
+        self._granted = 0
         # A ticket that is granted at once has no state of its own: one serves for all of them.
         self._at_once = Ticket(self, granted=True)
-        #: How many tickets were drawn.
-        self.drawn = 0
+
+    @property
+    def drawn(self) -> int:
+        """How many tickets were drawn; those that were given up do not count."""
+        with self._mutex:
+            return self._granted + len(self._queue)
 
     def draw(self) -> Ticket:
         """Take the next place in the queue; raises ServerEndingError after `close`."""
+        if not self._queue and self._turn.acquire(False):
+            if self._closed:  # looked at with the turn in hand: whoever closes takes the last turn after saying so
+                self.release()
+                raise ServerEndingError
+            self._granted += 1
+            return self._at_once
         with self._mutex:
             if self._closed:
                 raise ServerEndingError
-            self.drawn += 1
-            if self._held:
-                return self._enqueue()
-            self._held = True
-            return self._at_once
+            ticket = self._enqueue()
+        self._pass_on()
+        return ticket
 
     def close(self) -> Ticket:
         """Draw the last ticket: whoever comes later is refused."""
         with self._mutex:
             self._closed = True
-            self.drawn += 1
-            if self._held:
-                return self._enqueue()
-            self._held = True
-            return self._at_once
+            ticket = self._enqueue()
+        self._pass_on()
+        return ticket
 
     def abandon(self) -> None:
         """Refuse all who still wait; whoever holds the lock keeps it."""
@@ -95,13 +108,9 @@ class TurnLock:
 
     def release(self) -> None:
         """Pass the turn on; for `Ticket`."""
-        with self._mutex:
-            if not self._queue:
-                self._held = False
-                return
-            following = self._queue.popleft()
-            following.granted = True
-        following.open_gate()
+        self._turn.release()
+        if self._queue:
+            self._pass_on()
 
     def give_up(self, ticket: Ticket) -> bool:
         """Leave the queue; True where the turn came at the last moment after all. For `Ticket`."""
@@ -118,3 +127,13 @@ class TurnLock:
         ticket = Ticket(self, granted=False)
         self._queue.append(ticket)
         return ticket
+
+    def _pass_on(self) -> None:
+        """Give the turn to the first in the queue, if it is free."""
+        with self._mutex:
+            if not self._queue or not self._turn.acquire(False):
+                return  # whoever holds the turn looks here when it is given up
+            following = self._queue.popleft()
+            following.granted = True
+            self._granted += 1
+        following.open_gate()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bgpy.errors import AnswerLostError, BgpyError, MessageTooLargeError, OverloadedError
+from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.failures import load_failure
 from bgpy.protocol.frames import Frame, Header
 from bgpy.protocol.handshake import ZERO_ID, ClientHello
@@ -16,6 +17,7 @@ from bgpy.protocol.messages import MessageType, Payload
 from bgpy.protocol.states import ConnectionState, Role
 from bgpy.serving.budget import MemoryBudget
 from bgpy.serving.conversation import Conversation, Seat
+from bgpy.sockets import ClientSocket
 
 
 class FakeConnection:
@@ -74,3 +76,29 @@ def test_the_header_of_a_large_request_acknowledges_the_answer_before() -> None:
         Conversation(connection, seat, lane, table, service, MemoryBudget(1000, 0), {}).run()
     assert lane.answer is None
     assert lane.number == 1
+
+
+def test_a_task_can_tell_which_request_it_runs_for() -> None:
+    """Client, lane and number together: a store of jobs knows a request by them that it has seen before."""
+    seen: list[object] = []
+    table, seat = LaneTable(), Seat()
+    _, lane = table.attach(ClientHello(b"c" * 16, 3, False, ZERO_ID), seat, 0.0)
+
+    class Connection(FakeConnection):
+        opening = None
+        frames = iter([Frame(MessageType.EXEC, 0, 0, 5, b"", [])])
+
+        def receive(self, announced: Callable[[Header], None]) -> Frame:
+            for frame in self.frames:
+                return frame
+            raise BrokenConnection("gone")
+
+    class Service:
+        def run(self, request: Any, handler: object) -> None:
+            seen.append(request.identity)
+
+    connection: Any = Connection(Header(MessageType.EXEC, 0, 0, 5, 0), None)
+    service: Any = Service()
+    Conversation(connection, seat, lane, table, service, MemoryBudget(1000, 0), {MessageType.EXEC: print}).run()
+    assert seen == [(b"c" * 16, 3, 5)]
+    assert ClientSocket(None, None, 0).identity is None
