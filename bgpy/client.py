@@ -38,7 +38,7 @@ from bgpy.protocol.calls import (
 from bgpy.protocol.exchange import BrokenConnection, Deliver, Exchange, Open, Receive, Transmit
 from bgpy.protocol.frames import FLAG_MORE, Frame
 from bgpy.protocol.handshake import Admission, Opening
-from bgpy.protocol.messages import MessageType
+from bgpy.protocol.messages import STATUS
 from bgpy.protocol.states import State
 from bgpy.sockets import held_instances
 
@@ -350,7 +350,7 @@ class Client(Caller):
         Returns the first part of the answer; or, where the connection has broken, the exchange that goes on from there.
         """
         instance = connection.opening.instance
-        if call.kind != MessageType.STATUS and instance in held_instances.get():
+        if instance in held_instances.get() and call.kind != STATUS:
             raise OwnServerError(self._dialer.address)
         number = lane.numbers.next()
         whole = False

@@ -13,7 +13,7 @@ from bgpy.addresses import resolve_addresses
 from bgpy.errors import BgpyError, LocalProtocolError, MessageTooLargeError, PythonVersionError, ResponseError
 from bgpy.protocol.frames import FLAG_AWAIT, FLAG_BY_VALUE, FLAG_MORE, FLAG_STREAM, frame_size
 from bgpy.protocol.handshake import Opening, own_python
-from bgpy.protocol.messages import MessageType, Payload, dump
+from bgpy.protocol.messages import OK, Payload, dump
 from bgpy.system import prepare_listener, prepare_socket
 
 #: Connections that may wait to be accepted.
@@ -166,7 +166,7 @@ class ClientSocket:
             if payload.buffers or payload.by_value or len(payload.pickle) > opening.peer_max_size:
                 self._check(payload, opening)
             flags = FLAG_BY_VALUE if payload.by_value else 0
-            answer.send(MessageType.OK, flags | FLAG_MORE if more else flags, payload)
+            answer.send(OK, flags | FLAG_MORE if more else flags, payload)
         except LocalProtocolError:
             self.failure = ResponseError("The last response to this request is out, sent by another thread or its deadline")
             raise self.failure from None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bgpy.errors import AlreadyInitializedError, BgpyError, RemoteProtocolError, SerializationError
 from bgpy.protocol.failures import load_failure
 from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_STREAM, Frame
-from bgpy.protocol.messages import MessageType, Payload, dump, key_of_module, load
+from bgpy.protocol.messages import END, ERROR, EXEC, MessageType, Payload, dump, key_of_module, load
 from bgpy.taskset import TaskSet
 
 #: Seconds that running tasks get to end, and then the exit task, unless `terminate` says otherwise; and the most it may say.
@@ -26,7 +26,7 @@ _NO_PAYLOAD = Payload(b"", [], False)
 class Call(NamedTuple):
     """One request before it has a lane: what it is, how it wants to be answered, and its message."""
 
-    kind: MessageType
+    kind: int
     flags: int
     payload: Payload
     message: dict[str, Any]
@@ -41,7 +41,7 @@ def initialize_call(tasks: tuple[Any, ...]) -> Call:
 def execute_call(args: dict[str, Any], flags: int) -> Call:
     """Return the call of the exec task; raises TypeError and SerializationError."""
     _check_dict("args", args)
-    return _new_tuple(Call, (MessageType.EXEC, flags, dump(args), args))
+    return _new_tuple(Call, (EXEC, flags, dump(args), args))
 
 
 def execute_flags(await_response: bool) -> int:
@@ -79,9 +79,9 @@ def read_answer(call: Call, frame: Frame) -> dict[str, Any] | None:
         and None where what cannot be read is an error.
     """
     kind = frame.kind
-    if kind == MessageType.END:
+    if kind == END:
         return None
-    if kind == MessageType.ERROR:
+    if kind == ERROR:
         try:
             failure = load_failure(frame.pickle)
         except BgpyError as unreadable:

@@ -52,6 +52,10 @@ class Verdict(enum.Enum):
     STALE = "stale"
 
 
+# For every request's path: to look a member up in its class takes a tenth of a microsecond.
+FRESH, REPLAY = Verdict.FRESH, Verdict.REPLAY
+
+
 class Answer:
     """
     The numbered parts of the answer to one request, on their way and kept for a resume. Thread-safe.
@@ -283,7 +287,7 @@ class LaneTable:
                         previous.discard()
                 lane.number = number
                 answer = lane.answer = Answer(self, number, owner)
-                return Verdict.FRESH, answer
+                return FRESH, answer
             if number == lane.number and lane.answer is not None:
                 lane.answer.claimed(owner)
                 return Verdict.REPLAY, lane.answer

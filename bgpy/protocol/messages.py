@@ -52,6 +52,14 @@ class MessageType(enum.IntEnum):
     END = 18
 
 
+# The same as plain numbers, for every request's path: to look a member up in its class takes a tenth of a microsecond.
+EXEC = MessageType.EXEC.value
+STATUS = MessageType.STATUS.value
+OK = MessageType.OK.value
+ERROR = MessageType.ERROR.value
+END = MessageType.END.value
+
+
 class Payload(NamedTuple):
     """
     Hold one pickled message.

@@ -12,7 +12,7 @@ from bgpy.errors import AnswerLostError, BgpyError, MessageTooLargeError, Overlo
 from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.failures import dump_failure
 from bgpy.protocol.frames import Header
-from bgpy.protocol.lanes import Lane, LaneTable, Verdict
+from bgpy.protocol.lanes import REPLAY, Lane, LaneTable, Verdict
 from bgpy.protocol.messages import MessageType, Payload
 from bgpy.serving.budget import MemoryBudget
 from bgpy.serving.requests import Request
@@ -113,7 +113,7 @@ class Conversation:
             if verdict is Verdict.STALE:
                 raise RemoteProtocolError(f"Request {frame.number} was acknowledged long ago")
             return False
-        if verdict is Verdict.REPLAY:
+        if verdict is REPLAY:
             answer.replay(self._seat, frame.part)
         else:
             request = Request(frame, answer, self._connection.opening, self._lane)
