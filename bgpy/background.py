@@ -42,13 +42,14 @@ _TAIL_LINES = 20
 
 
 class Ready(NamedTuple):
-    """Say where a server that has just started is."""
+    """Say where a server that has just started is, and what else its `serve` function has told."""
 
     pid: int
     host: str
     port: int
     id: str
     log_file: str
+    more: dict[str, Any]
 
 
 def launch(config: dict[str, Any], *, log_file: str | None = None, timeout: float = 30.0, serve: str = SERVE) -> Ready:
@@ -108,7 +109,8 @@ def launch(config: dict[str, Any], *, log_file: str | None = None, timeout: floa
         raise
     finally:
         os.close(pipe)
-    return Ready(message["pid"], message["host"], message["port"], message["id"], log_path)
+    more = {name: said for name, said in message.items() if name not in Ready._fields}
+    return Ready(message["pid"], message["host"], message["port"], message["id"], log_path, more)
 
 
 def named_log(name: str) -> str:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, Dialer
 from bgpy.errors import OwnServerError, RequestTimeoutError, ServerNotFoundError
+from bgpy.held import held_instances
 from bgpy.protocol.calls import GRACE
 from bgpy.protocol.exchange import Open
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
 from bgpy.protocol.messages import MessageType
-from bgpy.sockets import held_instances
 from bgpy.system import machine_identity
 from bgpy.tls import Tls, choose_context
 from bgpy.token import find_token

@@ -21,6 +21,7 @@ from bgpy.errors import (
     SerializationError,
     ServerEndingError,
 )
+from bgpy.held import held_instances
 from bgpy.pool import LanePool, PoolLane
 from bgpy.protocol.calls import (
     STATUS_LANE,
@@ -40,7 +41,6 @@ from bgpy.protocol.frames import FLAG_MORE, Frame
 from bgpy.protocol.handshake import Admission, Opening
 from bgpy.protocol.messages import STATUS
 from bgpy.protocol.states import State
-from bgpy.sockets import held_instances
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -425,7 +425,8 @@ class JobFailedError(BgpyError):
 
     def __str__(self) -> str:
         what = f": {self.type_name}: {self.message}" if self.type_name else ""
-        return f"Job {self.number} of workspace {self.workspace!r} is {self.state}{what}\n\n{self.traceback_text}".rstrip()
+        how = self.state if self.state in ("failed", "crashed") else f"was {self.state.replace('_', ' ')}"
+        return f"Job {self.number} of workspace {self.workspace!r} {how}{what}\n\n{self.traceback_text}".rstrip()
 
 
 class StoreError(BgpyError):

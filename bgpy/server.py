@@ -143,13 +143,23 @@ class Server:
         with Registry().starting(self.name, timeout):
             self.spawn(max(deadline - time.monotonic(), 0))
 
-    def spawn(self, timeout: float) -> None:
+    def spawn(self, timeout: float, serve: str | None = None, more: dict[str, Any] | None = None) -> dict[str, Any]:
         """
         Do as `run_background` does, for a caller that is alone in starting a server of that name (`Registry.starting`).
 
+        Parameters
+        ----------
+        serve, more
+            What the process calls in place of `serve_detached`, as for `launch`, and what its `config` holds besides.
+
+        Returns
+        -------
+        said
+            What such a function has told besides where the server is.
+
         Raises what `run_background` raises.
         """
-        from bgpy.background import launch
+        from bgpy.background import SERVE, launch
         from bgpy.protocol.messages import dump
 
         settings = self._settings()
@@ -157,10 +167,12 @@ class Server:
             raise TlsError("An ssl_context cannot travel to another process", 'Use tls=Certificates(...), tls="token", or run()')
         if isinstance(settings.tasks, TaskSet):
             settings = settings._replace(tasks=bytes(dump(settings.tasks.message(), max_buffers=0).pickle))
-        ready = launch(settings._asdict(), log_file=self.log_file, timeout=timeout)
+        config = {**settings._asdict(), **(more or {})}
+        ready = launch(config, log_file=self.log_file, timeout=timeout, serve=serve or SERVE)
         self.port = ready.port
         self.pid = ready.pid
         self.log_file = ready.log_file
+        return ready.more
 
     def _settings(self) -> Settings:
         token = find_token(self._token)

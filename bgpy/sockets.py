@@ -4,9 +4,9 @@ The sockets of a server: the one that listens, and what a task gets of its clien
 
 from __future__ import annotations
 
-import contextvars
 import errno
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
 from bgpy.addresses import resolve_addresses
@@ -18,9 +18,6 @@ from bgpy.system import prepare_listener, prepare_socket
 
 #: Connections that may wait to be accepted.
 _BACKLOG = 512
-
-#: The instance ids of the servers whose state this thread of control holds: a call to one of them would wait for itself.
-held_instances: contextvars.ContextVar[tuple[bytes, ...]] = contextvars.ContextVar("bgpy_held_instances", default=())
 
 
 class ServerSocket:
@@ -108,6 +105,8 @@ class ClientSocket:
     parts = 0
     #: The error that `respond` raised last, so that the server can tell it to the client as it is.
     failure: BgpyError | None = None
+    #: Takes the function of `when_ending`; None in all but an init task.
+    note_ending: Callable[[Callable[[], object]], object] | None = None
 
     def __init__(self, answer: Outgoing | None, opening: Opening | None, flags: int) -> None:
         self.flags = flags
@@ -189,6 +188,15 @@ class ClientSocket:
             self.failure = ResponseError("Only a task that is marked with @bgpy.concurrent may defer its response")
             raise self.failure
         self.deferred = timeout
+
+    def when_ending(self, wake: Callable[[], object]) -> None:
+        """
+        Have a function called when the server begins to end: before it waits for concurrent tasks, which may so be woken.
+
+        Only in an init task; elsewhere, and where a task runs by itself, it does nothing. `wake` must not block.
+        """
+        if self.note_ending is not None:
+            self.note_ending(wake)
 
     def _check(self, payload: Payload, opening: Opening) -> None:
         """Refuse what the client could not take."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,11 +42,15 @@ class TaskSet:
         ``exec_task(client_socket, state, args) -> dict``: answers one request and returns the state.
     exit
         ``exit_task(client_socket, state, args) -> None``: runs once at the end.
+    commands
+        The names of all commands that the exec task knows, for `combine`; none where its messages have no commands.
     """
 
-    __slots__ = ("concurrent", "exec", "exit", "init")
+    __slots__ = ("commands", "concurrent", "exec", "exit", "init")
 
-    def __init__(self, init: Callable[..., Any], exec: Callable[..., Any], exit: Callable[..., Any]) -> None:
+    def __init__(
+        self, init: Callable[..., Any], exec: Callable[..., Any], exit: Callable[..., Any], commands: Iterable[str] = ()
+    ) -> None:
         for role, task in (("init", init), ("exec", exec), ("exit", exit)):
             if not callable(task):
                 raise TypeError(f"The {role} task is {type(task).__name__}, not a callable")
@@ -55,6 +59,7 @@ class TaskSet:
         self.exit = exit
         #: Whether the exec task was marked with `concurrent`.
         self.concurrent = bool(getattr(exec, _CONCURRENT, False))
+        self.commands = tuple(commands)
 
     @classmethod
     def of(cls, *tasks: Any) -> TaskSet:
@@ -84,7 +89,8 @@ class TaskSet:
         missing = [name for name in ("init_task", "exec_task", "exit_task") if not hasattr(source, name)]
         if missing:
             raise AttributeError(f"The module {source.__name__!r} has no {' and no '.join(missing)}")
-        return cls(source.init_task, source.exec_task, source.exit_task)
+        commands = [command.name for command in getattr(source, "COMMANDS", ())]
+        return cls(source.init_task, source.exec_task, source.exit_task, commands)
 
     @classmethod
     def from_file(cls, path: str) -> TaskSet:
@@ -110,6 +116,38 @@ class TaskSet:
         spec.loader.exec_module(module)
         return cls.of(module)
 
+    @classmethod
+    def combine(cls, sets: Mapping[str, Any]) -> TaskSet:
+        """
+        Return one task set of several, so that one server has them all.
+
+        A message's "command" is ``NAME.command``, NAME that of a set, or bare where only one set has it. A set without commands
+        gets every message that is for no other, if it is the only one of that kind. Each keeps its own state; one that is not
+        concurrent answers one request at a time. Sets whose init task takes a keyword `workspaces` share what the first of
+        them has put under that key into its state. They are initialised in their order, and end in the reverse one.
+
+        Parameters
+        ----------
+        sets
+            Task sets by name, or whatever `of` takes as one argument.
+
+        Raises
+        ------
+        ValueError
+            There is none, or a name is empty or has a dot.
+        TypeError, AttributeError, ImportError
+            As `of`.
+        """
+        from bgpy.combining import Combination
+
+        for name in sets:
+            if not name or "." in name:
+                raise ValueError(f"A task set's name has no dot and is not empty, unlike {name!r}.")
+        if not sets:
+            raise ValueError("At least one task set is needed.")
+        combination = Combination({name: cls.of(tasks) for name, tasks in sets.items()})
+        return cls(combination.init, combination.exec, combination.exit, combination.commands)
+
     def message(self) -> dict[str, Any]:
         """Return the tasks as an INIT message."""
         return {"init_task": self.init, "exec_task": self.exec, "exit_task": self.exit}
@@ -119,9 +157,9 @@ class TaskSet:
         """Return the tasks of an INIT message; raises KeyError and TypeError."""
         return cls(message["init_task"], message["exec_task"], message["exit_task"])
 
-    def make_state(self, client_socket: ClientSocket) -> Any:
-        """Run the init task, with or without the client socket as its parameters ask."""
-        return self.init(client_socket) if _takes_argument(self.init) else self.init()
+    def make_state(self, client_socket: ClientSocket, **options: Any) -> Any:
+        """Run the init task, with or without the client socket as its parameters ask, and with keywords."""
+        return self.init(client_socket, **options) if _takes_argument(self.init) else self.init(**options)
 
 
 def _takes_argument(task: Callable[..., Any]) -> bool:

@@ -28,7 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = "bgpy.example.tasks"
 SECRET = "s3cret-of-more-than-22-characters"
 INCREASE = '{"command": "increase", "value_change": 10}'
-COMMANDS = "server terminate kill execute status list logs token demo doctor completion version".split()
+COMMANDS = (
+    "serve run workspaces gateway server terminate kill execute status list logs token demo doctor completion version".split()
+)
 
 TASKS = """
 import os
@@ -127,7 +129,7 @@ def test_every_command_explains_itself(name: str) -> None:
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["status", "--nonsense"], "No such option"),
-        (["status"], "Give HOST and PORT, or --name"),
+        (["kill"], "Give HOST and PORT, or --name"),
         (["status", "127.0.0.1"], "Give HOST and PORT, or --name"),
         (["status", "127.0.0.1", "5", "6"], "Give HOST and PORT, or --name"),
         (["server"], "Give HOST and PORT, or --name"),
@@ -266,8 +268,8 @@ def test_response_that_json_lacks_words_for_is_printed_all_the_same(folder: Path
     monkeypatch.chdir(folder)
     started("models", "mine")
     args = ("execute", "--name", "models", '{"respond": "\\u00e9\\ud83d\\ude00"}')
-    assert run(*args).stdout == '{"echo": "é😀", "odd": "NaN"}\n'
-    assert run(*args, PYTHONIOENCODING="ascii").stdout == '{"echo": "\\u00e9\\ud83d\\ude00", "odd": "NaN"}\n'
+    assert run(*args).stdout == '{"echo": "é😀", "odd": null}\n'
+    assert run(*args, PYTHONIOENCODING="ascii").stdout == '{"echo": "\\u00e9\\ud83d\\ude00", "odd": null}\n'
 
 
 def test_failing_task_is_one_line_and_its_traceback_on_demand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

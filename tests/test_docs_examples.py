@@ -16,7 +16,7 @@ from support.pages import ROOT, as_program, assert_prints, expected_output, read
 import bgpy
 
 #: Pages whose python and shell blocks are one program. What cannot run here (another machine) stands behind ``::`` on them.
-PAGES = ["docs/start.rst", "docs/tasks.rst", "docs/lifecycle.rst", "docs/security.rst"]
+PAGES = ["docs/start.rst", "docs/tasks.rst", "docs/workspaces.rst", "docs/lifecycle.rst", "docs/security.rst"]
 
 
 def included_examples() -> list[tuple[str, str]]:

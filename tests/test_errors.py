@@ -153,3 +153,12 @@ def test_an_error_is_caught_as_the_builtin_that_it_names(name: str) -> None:
 def test_the_page_of_errors_names_every_error_once() -> None:
     page = (Path(__file__).resolve().parents[1] / "docs" / "errors.rst").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^\.\. autoexception:: bgpy\.errors\.(\w+)$", page, re.MULTILINE)) == sorted(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [("failed", "failed: KeyError: 'x'"), ("crashed", "crashed"), ("timed_out", "was timed out"), ("killed", "was killed")],
+)
+def test_job_that_did_not_run_through_says_how_it_ended(state: str, text: str) -> None:
+    raised = ("KeyError", "'x'") if state == "failed" else ()
+    assert str(errors.JobFailedError("lab", 3, state, *raised)) == f"Job 3 of workspace 'lab' {text}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import click
 
 from bgpy._version import __version__
-from bgpy.cli import asking, helping, serving
+from bgpy.cli import asking, gateway, helping, running, serving
 from bgpy.cli.group import CommandGroup
 
 
@@ -21,6 +21,10 @@ def main(ctx: click.Context) -> None:
 
 
 for command in (
+    gateway.serve,
+    running.run,
+    running.workspaces,
+    gateway.gateway,
     serving.server,
     serving.terminate,
     serving.kill,
@@ -34,6 +38,7 @@ for command in (
     helping.completion,
     helping.version,
     helping.far,
+    gateway.paired,
 ):
     main.add_command(command)
 del command

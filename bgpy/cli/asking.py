@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from bgpy.cli.options import Access, Place, access_options, place_options
+from bgpy.cli.options import Access, Place, client_options, default_place_options
 from bgpy.cli.showing import duration, print_json, print_pairs
 
 
 @click.command()
-@place_options
-@access_options
+@default_place_options
+@client_options
 @click.argument("text", metavar="JSON")
 @click.option("--timeout", type=float, help="Seconds to wait for the response; without it as long as the task takes.")
 def execute(place: Place, access: Access, text: str, timeout: float | None) -> None:
@@ -37,8 +37,8 @@ def execute(place: Place, access: Access, text: str, timeout: float | None) -> N
 
 
 @click.command()
-@place_options
-@access_options
+@default_place_options
+@client_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds to wait for the answer.")
 def status(place: Place, access: Access, as_json: bool, timeout: float) -> None:

@@ -5,12 +5,13 @@ The options that commands share: which server, and how to get in.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from bgpy.cli.group import TRACEBACK
+from bgpy.cli.group import DEFAULT_NAME, TOKEN_FROM, TRACEBACK
 
 if TYPE_CHECKING:
     from bgpy.client import Client
@@ -34,6 +35,11 @@ class Place(NamedTuple):
 
         return self.name or format_address(self.host, self.port)
 
+    @property
+    def arguments(self) -> str:
+        """What names this server on a command line."""
+        return f"{self.host} {self.port}" if self.name is None else f"--name {self.name}"
+
     def record(self) -> Record:
         """Return the record of this server; raises ServerNotFoundError, with the names of those that run."""
         from bgpy.errors import ServerNotFoundError
@@ -53,6 +59,8 @@ class Access(NamedTuple):
     token_file: str | None
     no_token: bool
     tls: Tls
+    #: Seconds to reach the server.
+    connect_timeout: float = 10.0
 
     def read_token(self) -> str | None:
         """Return the token, None for the one that all programs of this user share. May ask for it, so call it last."""
@@ -65,18 +73,29 @@ class Access(NamedTuple):
             if not token:
                 raise click.UsageError(f"{self.token_file} is empty; use --no-token for no token")
             return token
-        return "" if self.no_token else None
+        if self.no_token:
+            return ""
+        click.get_current_context().meta[TOKEN_FROM] = shared_token_place()
+        return None
 
-    def client(self, place: Place) -> Client:
-        """Return a client of the server; by name it is connected already."""
-        token = self.read_token()
+    def client(self, place: Place, token: str | None = None) -> Client:
+        """Return a client of the server, with a token that was read before if there is one; by name it is connected already."""
+        if token is None:
+            token = self.read_token()
         if place.name is not None:
             from bgpy.attach import connect
 
-            return connect(place.name, token=token, tls=self.tls)
+            return connect(place.name, token=token, tls=self.tls, connect_timeout=self.connect_timeout)
         from bgpy.client import Client
 
-        return Client(place.host, place.port, token, tls=self.tls)
+        return Client(place.host, place.port, token, tls=self.tls, connect_timeout=self.connect_timeout)
+
+
+def shared_token_place() -> str:
+    """Return where the token is that all programs of this user share."""
+    from bgpy.system import user_state_dir
+
+    return "BGPY_TOKEN" if "BGPY_TOKEN" in os.environ else os.path.join(user_state_dir(), "token")
 
 
 def check_name(name: str) -> str:
@@ -91,20 +110,40 @@ def check_name(name: str) -> str:
 
 def place_options(function: F) -> F:
     """Give a command HOST PORT, or --name in their place; it gets a `Place`."""
+    return _place_options(function, None)
+
+
+def default_place_options(function: F) -> F:
+    """As `place_options`, where neither means the server `DEFAULT_NAME`."""
+    return _place_options(function, DEFAULT_NAME)
+
+
+def _place_options(function: F, default: str | None) -> F:
+    note = "" if default is None else f" With neither: {default}."
 
     @click.argument("address", nargs=-1, metavar="[HOST PORT]")
-    @click.option("--name", metavar="NAME", shell_complete=_complete_name, help="The server's name, in place of HOST PORT.")
     @click.option(
-        "--traceback", is_flag=True, expose_value=False, callback=_want_traceback, help="Show where an error comes from."
+        "--name", metavar="NAME", shell_complete=_complete_name, help=f"The server's name, in place of HOST PORT.{note}"
     )
+    @traceback_option
     @functools.wraps(function)
     def command(address: tuple[str, ...], name: str | None, **others: Any) -> Any:
         if name is not None and address:
             raise click.UsageError("--name takes the place of HOST and PORT")
+        if name is None and not address:
+            name = default
         host, port = read_address(address) if name is None else ("", 0)
         return function(Place(name, host, port), **others)
 
     return command  # type: ignore[return-value]
+
+
+def traceback_option(function: F) -> F:
+    """Give a command --traceback."""
+    option = click.option(
+        "--traceback", is_flag=True, expose_value=False, callback=_want_traceback, help="Show where an error comes from."
+    )
+    return option(function)
 
 
 def read_address(address: tuple[str, ...]) -> tuple[str, int]:
@@ -114,6 +153,18 @@ def read_address(address: tuple[str, ...]) -> tuple[str, int]:
     host, port = address
     if not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise click.UsageError("PORT is a number from 0 to 65535")
+    return host, int(port)
+
+
+def split_address(text: str, option: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT, [HOST]:PORT for IPv6."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise click.UsageError(f"{option} is HOST:PORT; an IPv6 address has brackets, as [::1]:8000")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise click.UsageError(f"{option} is HOST:PORT, with a port from 0 to 65535")
     return host, int(port)
 
 
@@ -141,13 +192,39 @@ def access_options(function: F) -> F:
     ) -> Any:
         if ask + (token_file is not None) + no_token > 1:
             raise click.UsageError("--token, --token-file and --no-token exclude each other")
-        access = Access(ask, token_file, no_token, _read_tls(tls, certfile, keyfile, cafile))
+        access = Access(ask, token_file, no_token, read_tls(tls, certfile, keyfile, cafile))
         return function(*args, access=access, **others)
 
     return command  # type: ignore[return-value]
 
 
-def _read_tls(tls: str | None, certfile: str | None, keyfile: str | None, cafile: str | None) -> Tls:
+def client_options(function: F) -> F:
+    """As `access_options`, for a command that talks to a server."""
+
+    @access_options
+    @click.option(
+        "--connect-timeout",
+        type=click.FloatRange(min=0),
+        default=10.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to try to reach the server.",
+    )
+    @functools.wraps(function)
+    def command(*args: Any, access: Access, connect_timeout: float, **others: Any) -> Any:
+        return function(*args, access=access._replace(connect_timeout=connect_timeout), **others)
+
+    return command  # type: ignore[return-value]
+
+
+def token_options(function: F) -> F:
+    """Give a command the options for where a token comes from, `ask` and `token_file`."""
+    file = click.option("--token-file", metavar="FILE", help="Read the token from a file; - is standard input.")
+    return click.option("-t", "--token", "ask", is_flag=True, help="Ask for the token, without showing it.")(file(function))
+
+
+def read_tls(tls: str | None, certfile: str | None, keyfile: str | None, cafile: str | None) -> Tls:
+    """Return what the options for TLS say."""
     files = (certfile, keyfile, cafile)
     if not any(files):
         return tls

@@ -11,7 +11,16 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from bgpy.cli.options import Access, Place, access_options, check_name, place_options, read_address
+from bgpy.cli.options import (
+    Access,
+    Place,
+    access_options,
+    check_name,
+    client_options,
+    default_place_options,
+    place_options,
+    read_address,
+)
 from bgpy.cli.showing import duration, print_json, print_table
 
 if TYPE_CHECKING:
@@ -77,8 +86,8 @@ def server(
 
 
 @click.command()
-@place_options
-@access_options
+@default_place_options
+@client_options
 @click.option("--timeout", type=float, help="Seconds for running tasks to end, and then for the exit task (10).")
 def terminate(place: Place, access: Access, timeout: float | None) -> None:
     """End a server: it runs its exit task; the port is free afterwards."""
@@ -127,7 +136,7 @@ def list_servers(as_json: bool) -> None:
 
 
 @click.command()
-@place_options
+@default_place_options
 @click.option("-f", "--follow", is_flag=True, help="Go on until the server ends.")
 def logs(place: Place, follow: bool) -> None:
     """Print what a background server of yours on this machine has logged."""

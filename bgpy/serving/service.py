@@ -21,13 +21,14 @@ from bgpy.errors import (
     SerializationError,
     ServerEndingError,
 )
+from bgpy.held import held_instances
 from bgpy.protocol.failures import remote_error
 from bgpy.protocol.frames import FLAG_CONFIRM
 from bgpy.protocol.messages import MessageType, dump
 from bgpy.serving.deadlines import Deadlines
 from bgpy.serving.requests import Request, confirmation
 from bgpy.serving.turns import Ticket, TurnLock
-from bgpy.sockets import ClientSocket, held_instances
+from bgpy.sockets import ClientSocket
 from bgpy.system import resident_memory
 from bgpy.taskset import TaskSet
 
@@ -59,6 +60,8 @@ class Service:
         self._concurrent = 0
         self._concurrent_requests = 0
         self._closing = False
+        #: What the init task wants called when the end begins.
+        self._wake: list[Callable[[], object]] = []
 
     def run(self, request: Request, run: Callable[[Request], None]) -> None:
         """Run one claimed request with `run`, one of this service's methods, and settle it whatever happens."""
@@ -137,6 +140,13 @@ class Service:
         """Refuse new requests, and draw the last ticket: it is for the exit task."""
         with self._counts:
             self._closing = True
+        for wake in self._wake:
+            try:
+                wake()
+            except Exception:  # the end must come all the same
+                import logging
+
+                logging.getLogger("bgpy.server").exception("What the init task wants called at the end failed")
         return self.turns.close()
 
     def exit(self, client_socket: ClientSocket, message: dict[str, Any]) -> BaseException | None:
@@ -171,6 +181,8 @@ class Service:
         request.finish(dump({**self.status(), **more}))
 
     def _initialize(self, tasks: TaskSet, client_socket: ClientSocket) -> BaseException | None:
+        self._wake = []
+        client_socket.note_ending = self._wake.append
         outcome = self._call(tasks.make_state, client_socket)
         if isinstance(outcome, _Raised):
             return outcome.exception

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from bgpy.errors import BgpyError, LocalProtocolError, NoResponseError, ServerEndingError
+from bgpy.held import held_instances
 from bgpy.protocol.calls import SUBMIT_FLAGS
 from bgpy.protocol.failures import load_failure
 from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, Frame
 from bgpy.protocol.messages import MessageType, Payload, dump, load
 from bgpy.serving.requests import Request
 from bgpy.serving.service import Service
-from bgpy.sockets import ClientSocket, held_instances
+from bgpy.sockets import ClientSocket
 from bgpy.taskset import TaskSet, concurrent
 
 INSTANCE = b"i" * 16

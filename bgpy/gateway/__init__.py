@@ -1,0 +1,50 @@
+"""
+The gateway: an ASGI app that passes JSON over HTTP and WebSocket on to a running server. Needs the extra ``gateway``.
+
+It holds no state of its own: kill it, start it again, and every workspace is still there. Its packages are loaded when one of its
+names is first used; without them that is a `MissingExtraError`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bgpy.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from bgpy.gateway.app import Gateway, create_app
+    from bgpy.gateway.limits import Limits
+    from bgpy.gateway.serving import GatewayServer, serve_gateway
+    from bgpy.gateway.settings import Settings
+
+_HOMES = {
+    "Gateway": "bgpy.gateway.app",
+    "GatewayServer": "bgpy.gateway.serving",
+    "Limits": "bgpy.gateway.limits",
+    "Settings": "bgpy.gateway.settings",
+    "create_app": "bgpy.gateway.app",
+    "serve_gateway": "bgpy.gateway.serving",
+}
+_EXTRA = frozenset({"anyio", "h11", "starlette", "uvicorn", "websockets"})
+
+__all__ = ["Gateway", "GatewayServer", "Limits", "Settings", "create_app", "serve_gateway"]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bgpy.gateway' has no attribute {name!r}")
+    import importlib
+
+    try:
+        value: object = getattr(importlib.import_module(home), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        raise MissingExtraError("The gateway", "gateway") from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

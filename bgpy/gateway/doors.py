@@ -1,0 +1,141 @@
+"""
+The doors of the gateway, as a table: routing, the gate's list of what is open, the API guide and OpenAPI are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
+
+from bgpy.gateway.answers import Answer, refusal
+from bgpy.gateway.gate import Facts
+from bgpy.tasks.schema import Command
+
+Method = Literal["GET", "POST", "WEBSOCKET"]
+
+#: Where the gate leaves what it has read of a request, the app its path, and the table which door it was, in the scope.
+FACTS = "bgpy.facts"
+PATH = "bgpy.path"
+ROUTE = "bgpy.route"
+
+
+class Call(NamedTuple):
+    """One request, as an endpoint gets it."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+
+    @property
+    def facts(self) -> Facts:
+        """What the gate has read of the request."""
+        facts: Facts = self.scope[FACTS]
+        return facts
+
+    @property
+    def announced(self) -> int | None:
+        """The length that the request says its body has, None where it says none."""
+        length = self.facts.one("content-length")
+        return int(length) if length is not None and length.isascii() and length.isdigit() else None
+
+
+#: Returns the answer; None where it has sent one itself.
+Endpoint = Callable[[Call], Awaitable[Answer | None]]
+
+
+class Door(NamedTuple):
+    """
+    One method of one path.
+
+    Attributes
+    ----------
+    path
+        Without the slash at its end, which a request may have or not.
+    access
+        Who gets in: "login", "open" for everybody, "page" for everybody who asks for a page.
+    summary
+        One line.
+    command
+        What it passes on, where it does that.
+    request, result
+        What its guide says of both, where no command does; `request` None for no body.
+    answers
+        What its answers are: JSON in the envelope, JSON without, or another media type.
+    """
+
+    path: str
+    method: Method
+    endpoint: Endpoint
+    summary: str
+    access: Literal["login", "open", "page"] = "login"
+    command: Command | None = None
+    request: Any = None
+    result: Any = None
+    answers: str = "envelope"
+
+
+class Table(BaseRoute):
+    """
+    A route of Starlette's that finds its doors by one look-up, however many there are.
+
+    Parameters
+    ----------
+    doors
+        No two of the same path and method.
+    """
+
+    def __init__(self, doors: Iterable[Door]) -> None:
+        self.doors = tuple(doors)
+        self._by_path: dict[str, dict[str, Door]] = {}
+        for door in self.doors:
+            methods = self._by_path.setdefault(door.path, {})
+            if door.method in methods:
+                raise ValueError(f"{door.method} {door.path} is there twice.")
+            methods[door.method] = door
+
+    def open_paths(self) -> frozenset[tuple[str, str]]:
+        """Return method and path of each door that is open to everybody."""
+        return frozenset((door.method, door.path) for door in self.doors if door.access == "open")
+
+    def open_pages(self) -> frozenset[str]:
+        """Return the paths of the pages that are."""
+        return frozenset(door.path for door in self.doors if door.access == "page")
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Say whether the path is one of the table's, whatever the method."""
+        path = scope[PATH]
+        methods = self._by_path.get(path) if scope["type"] in ("http", "websocket") else None
+        return (Match.NONE, {}) if methods is None else (Match.FULL, {ROUTE: path, "endpoint": methods})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the endpoint of the method, or say which methods there are."""
+        methods: dict[str, Door] = scope["endpoint"]
+        method = "WEBSOCKET" if scope["type"] == "websocket" else "GET" if scope["method"] == "HEAD" else scope["method"]
+        door = methods.get(method)
+        if door is None:
+            answer: Answer | None = _wrong_method(scope, methods)
+        else:
+            answer = await door.endpoint(Call(scope, receive, send))
+        if answer is not None:
+            await answer(scope, receive, send)
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path of a request within the app, wherever that is mounted, without a slash at its end."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(root) and path[len(root) :][:1] in ("", "/"):
+        path = path[len(root) :]
+    return path[:-1] if path.endswith("/") and len(path) > 1 else path or "/"
+
+
+def _wrong_method(scope: Scope, methods: dict[str, Door]) -> Answer:
+    allowed = sorted({*methods} - {"WEBSOCKET"} | ({"HEAD"} if "GET" in methods else set()))
+    if scope["type"] == "websocket":
+        return refusal(404, "There is no WebSocket here")
+    if not allowed:
+        return refusal(426, "This is a WebSocket", {"upgrade": "websocket"})
+    return refusal(405, f"The method here is {' or '.join(allowed)}, not {scope['method']:.20}", {"allow": ", ".join(allowed)})

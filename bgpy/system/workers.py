@@ -1,0 +1,330 @@
+"""
+Processes that run other people's code: take along all that they start, limit them, and tell how they ended.
+
+On Linux a process can adopt the orphans below it, so that whatever was started there can be found and ended. Elsewhere there is
+the process group (macOS), which reaches fewer of those who want to get away. On Windows there are no such processes yet.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterable
+    from typing import Any, NoReturn
+
+WINDOWS = os.name == "nt"
+LINUX = sys.platform == "linux"
+_HAS_POLL = hasattr(select, "poll")
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+#: How often `end_younger_than` looks for more: processes that start others faster than that win.
+_ROUNDS = 100
+
+
+def _prctl(option: int, value: int) -> bool:
+    import ctypes
+
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
+
+
+def adopt_orphans() -> bool:
+    """Make this process the parent of all below it that lose theirs; False where the platform cannot (only Linux can)."""
+    return LINUX and _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(number: int) -> bool:
+    """
+    Ask for a signal when the thread that started this process has ended; False where the platform cannot (only Linux can).
+
+    The thread, not its process: a worker is started by one that lives as long as the process does.
+    """
+    return LINUX and _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def child_processes(pid: int | None = None) -> list[int]:
+    """Return the children of this process, or another one, zombies included. Linux only."""
+    pid = os.getpid() if pid is None else pid
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return []
+    try:
+        for thread in threads:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found.extend(map(int, file.read().split()))
+    except (FileNotFoundError, ProcessLookupError):  # a thread that has ended; or a kernel built without that file
+        return _children_by_search(pid)
+    return found
+
+
+def _children_by_search(of: int) -> list[int]:
+    own = str(of).encode("ascii")
+    found = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                parent = file.read().rpartition(b")")[2].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended since
+        if parent == own:
+            found.append(int(name))
+    return found
+
+
+def end_children(reaped: Callable[[int, int, int], None]) -> None:
+    """
+    Kill the children of this process, and theirs as they come to it, until there is none; blocks until then.
+
+    For a process that has called `adopt_orphans` and whose children are all to be ended. One that may not be killed (another
+    user's) is left.
+
+    Parameters
+    ----------
+    reaped
+        Is told pid, wait status and peak memory in bytes of each.
+    """
+    forbidden: set[int] = set()
+    while True:
+        children = set(child_processes()) - forbidden
+        for pid in children:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except PermissionError:
+                forbidden.add(pid)
+        # A child that is killed hands its own children over before it can be waited for: each round sees the next generation.
+        waited_for = 0
+        while children - forbidden and reap_child(reaped, wait=not waited_for):
+            waited_for += 1
+        if not waited_for:
+            return
+
+
+def reap_child(reaped: Callable[[int, int, int], None], *, wait: bool = False) -> bool:
+    """Collect one child that has ended and tell `reaped`, see `end_children`; False where there is none. May wait for one."""
+    try:
+        pid, status, usage = os.wait4(-1, 0 if wait else os.WNOHANG)
+    except ChildProcessError:
+        return False
+    if pid == 0:
+        return False
+    reaped(pid, status, usage.ru_maxrss * (1024 if LINUX else 1))  # macOS counts bytes
+    return True
+
+
+def start_clock() -> Callable[[], float]:
+    """Return the clock that `end_younger_than` reads; it stands still where that does nothing."""
+    if not LINUX:
+        return lambda: 0.0
+    import time
+    from functools import partial
+
+    return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+
+
+def end_younger_than(begun: float) -> None:
+    """
+    Kill what was started below this process since a time of `start_clock`, and below its parent, which adopts its orphans.
+
+    The processes are killed, not collected: whoever started them may still ask for them. Linux only; elsewhere nothing happens.
+    """
+    if not LINUX:
+        return
+    first = int(begun * os.sysconf("SC_CLK_TCK"))  # the kernel keeps start times in ticks, rounded like this
+    own = os.getpid()
+    for _ in range(_ROUNDS):
+        young = [pid for pid in _descendants(os.getppid()) if pid != own and _started_since(pid, first)]
+        if not young:
+            return
+        for pid in young:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass  # it has ended since, or is another user's
+
+
+def _descendants(root: int) -> list[int]:
+    found = [root]
+    for pid in found:
+        found += child_processes(pid)
+    return found[1:]
+
+
+def _started_since(pid: int, tick: int) -> bool:
+    """Tell whether a process lives and was started at a tick of the clock or later."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return fields[0] not in (b"Z", b"X") and int(fields[19]) >= tick
+
+
+def end_group(leader: int) -> None:
+    """Kill a process group, if there is one. The caller makes sure that the number has not been given to another one."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # all have ended (macOS says it so where only zombies are left)
+
+
+def interrupt_own_group() -> None:
+    """
+    Interrupt this process and what it started, as a terminal does.
+
+    On Windows this process alone: without a console there is no such signal for a group.
+    """
+    if WINDOWS:
+        signal.raise_signal(signal.SIGINT)  # by C, so that it also ends a sleep of the main thread
+    else:
+        os.killpg(0, signal.SIGINT)
+
+
+def lead_own_group() -> None:
+    """Leave the process group of the parent; does nothing on Windows."""
+    if not WINDOWS:
+        os.setpgid(0, 0)
+
+
+def hold_interrupts_back() -> None:
+    """Let the calling thread take no SIGINT, so that another one takes it and hears of it at once. Does nothing on Windows."""
+    if not WINDOWS:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def used_address_space() -> int | None:
+    """Tell the size in bytes that `limit_memory` is compared with; None where the platform does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
+        return None
+
+
+def limit_memory(size: int) -> None:
+    """
+    Let this process, and each that it starts, have no more than `size` bytes of address space.
+
+    Raises RuntimeError where there is no such limit (Windows), or less than the process has already.
+    """
+    if WINDOWS:
+        raise RuntimeError("this platform has no limit of a process's memory")
+    import resource
+
+    used = used_address_space()
+    if used is not None and size <= used:
+        raise RuntimeError(f"the memory limit of {size:,} bytes is below the {used:,} that an interpreter has from the start")
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def flusher_of_c() -> Callable[[], object]:
+    """Return a function that writes out what C code of this process has buffered (``fflush(NULL)``)."""
+    import ctypes
+
+    library: Any = ctypes.CDLL("ucrtbase") if WINDOWS else ctypes.CDLL(None)
+    flush = library.fflush
+    flush.argtypes, flush.restype = [ctypes.c_void_p], ctypes.c_int
+
+    def flush_all() -> object:
+        return flush(None)
+
+    return flush_all
+
+
+def unread_probe(fd: int) -> Callable[[], int]:
+    """Return a function that tells how many bytes lie in a pipe, asked at either end; 1 where the platform does not tell."""
+    if not LINUX:
+        return lambda: 1
+    import array
+    import fcntl
+    import termios
+
+    count, ioctl, request = array.array("i", [0]), fcntl.ioctl, termios.FIONREAD
+
+    def unread() -> int:
+        ioctl(fd, request, count)
+        return count[0]
+
+    return unread
+
+
+def describe_end(status: int) -> str:
+    """Say how a process ended, by its wait status: "exit code 3", "signal SIGSEGV"."""
+    if WINDOWS:
+        return f"exit code {status}"
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exit code {code}"
+    return f"signal {signal_name(-code)}"
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal, or its number where it has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def spawn_worker(argv: list[str], inherited: list[int], stdout: int, stderr: int) -> subprocess.Popen[bytes]:
+    """
+    Start a worker: a session of its own, no input, and of this process's descriptors only those that are named.
+
+    Raises OSError where the program cannot be started, RuntimeError where such a worker cannot be (Windows).
+    """
+    if WINDOWS:
+        raise RuntimeError("a worker process needs pipes that can be waited for together, which Windows lacks; use a thread")
+    import subprocess
+
+    return subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, pass_fds=inherited, start_new_session=True
+    )
+
+
+class Watch:
+    """Wait for any of some descriptors to have something to read. For one thread."""
+
+    def __init__(self, descriptors: Iterable[int]) -> None:
+        self._all = set(descriptors)
+        self._poll = select.poll() if _HAS_POLL else None  # select() fails for descriptors above 1023
+        if self._poll is not None:
+            for fd in self._all:
+                self._poll.register(fd, select.POLLIN)
+
+    def wait(self, timeout: float | None = None) -> list[int]:
+        """Return those that have something, an end or an error included; [] after `timeout` seconds."""
+        if self._poll is not None:
+            return [fd for fd, _ in self._poll.poll(None if timeout is None else max(timeout, 0) * 1000)]
+        readable, _, failed = select.select(self._all, (), self._all, None if timeout is None else max(timeout, 0))
+        return list({*readable, *failed})
+
+    def drop(self, fd: int) -> None:
+        """Stop waiting for one of them."""
+        if fd in self._all:
+            self._all.remove(fd)
+            if self._poll is not None:
+                self._poll.unregister(fd)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once: no clean-up, no other thread runs on."""
+    os._exit(code)
+
+
+def wake_stopped(process: subprocess.Popen[bytes]) -> None:
+    """Let a process go on that has been stopped (SIGSTOP); does nothing to one that runs or has ended, and nothing on Windows."""
+    if not WINDOWS:
+        process.send_signal(signal.SIGCONT)
+
+
+def raise_in_thread(thread: int, error: type[BaseException]) -> bool:
+    """Raise an exception in a thread of this process when it next runs Python code; False where there is no such thread."""
+    import ctypes
+
+    return bool(ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error)))

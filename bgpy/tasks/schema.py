@@ -1,0 +1,168 @@
+"""
+What a task set's commands look like, as data: dispatch, command line, API guide and OpenAPI are made from it.
+
+Nothing here runs a command. `check` is the one place where the shape of a request is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from bgpy.errors import RefusedError
+
+#: A field without a default must be given.
+REQUIRED: Any = object()
+
+#: The words of JSON Schema, and the Python types that they stand for. A bool is no number here, as in JSON.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list, tuple),
+    "object": (dict,),
+    "null": (type(None),),
+}
+_NUMBERS = frozenset({int, float})
+
+
+class Field(NamedTuple):
+    """
+    One field of a command.
+
+    Attributes
+    ----------
+    types
+        Words of JSON Schema, or () for any value.
+    default
+        What stands for a missing field, `REQUIRED` where there is none.
+    choices
+        The only values that are taken; () for all.
+    minimum
+        The least number that is taken.
+    items
+        The type of each item of an array, "" for any.
+    guide
+        How the seed's own API guide describes the field, "" where that has no such field.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    default: Any
+    help: str
+    choices: tuple[Any, ...] = ()
+    minimum: float | None = None
+    items: str = ""
+    guide: str = ""
+
+
+class Command(NamedTuple):
+    """
+    One command.
+
+    Attributes
+    ----------
+    help
+        One line.
+    result
+        What the answer's ``result`` is, one line.
+    stream
+        Whether it answers with many responses.
+    guide
+        How the seed's own API guide describes the command, "" where that has no such command.
+    guide_result
+        How that guide describes the ``result``, text or a dict; None for `result`.
+    """
+
+    name: str
+    help: str
+    fields: tuple[Field, ...]
+    result: str
+    stream: bool = False
+    guide: str = ""
+    guide_result: Any = None
+
+
+def check(command: Command, message: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the fields of a request to a command, defaults filled in, "command" left out.
+
+    Raises
+    ------
+    RefusedError
+        A field is missing, unknown, of the wrong type, or not among the values that are taken; names it.
+    """
+    known = {field.name for field in command.fields}
+    for name in message:
+        if name not in known and name != "command":
+            raise RefusedError(f"{command.name} has no field {name!r}; it takes {', '.join(sorted(known)) or 'none'}", str(name))
+    return {
+        # The usual field is not there: it takes no call to find that its default is fine.
+        field.name: field.default
+        if field.name not in message and field.default is not REQUIRED
+        else _check_field(command.name, field, message)
+        for field in command.fields
+    }
+
+
+def checker(command: Command) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Return what does `check` for one command, and quickly for a request that has nothing unusual."""
+    defaults = {field.name: field.default for field in command.fields if field.default is not REQUIRED}
+    rules = {field.name: (_plain_types(field), field.choices, field.minimum) for field in command.fields}
+    count = len(rules)
+
+    def check_quickly(message: Mapping[str, Any]) -> dict[str, Any]:
+        found = defaults.copy()
+        for name, value in message.items():
+            if name == "command":
+                continue
+            rule = rules.get(name)
+            if rule is None:
+                return check(command, message)
+            types, choices, minimum = rule
+            if (
+                type(value) not in types
+                or (choices and value not in choices)
+                or (minimum is not None and type(value) in _NUMBERS and not value >= minimum)
+            ):
+                return check(command, message)
+            found[name] = value
+        return found if len(found) == count else check(command, message)
+
+    return check_quickly
+
+
+def _plain_types(field: Field) -> frozenset[type]:
+    """Return the types whose own values are taken by their type alone; what is not here is looked at more closely."""
+    if field.items:
+        return frozenset(kind for word in field.types if word != "array" for kind in _TYPES[word])
+    return frozenset(kind for word in field.types for kind in _TYPES[word])
+
+
+def _check_field(command: str, field: Field, message: Mapping[str, Any]) -> Any:
+    value = message.get(field.name, field.default)
+    if value is REQUIRED:
+        raise RefusedError(f"{command} needs the field {field.name!r}: {field.help.rstrip('.')}", field.name)
+    if field.name not in message:
+        return value
+    if field.types and not any(is_type(value, word) for word in field.types):
+        wanted = " or ".join(field.types)
+        raise RefusedError(f"The field {field.name!r} of {command} is {wanted}, not {type(value).__name__}", field.name)
+    if field.items and isinstance(value, (list, tuple)) and not all(is_type(item, field.items) for item in value):
+        raise RefusedError(f"Each item of the field {field.name!r} of {command} is {field.items}", field.name)
+    if field.choices and value not in field.choices:
+        choices = ", ".join(repr(choice) for choice in field.choices)
+        raise RefusedError(f"The field {field.name!r} of {command} is one of {choices}, not {value!r:.50}", field.name)
+    if field.minimum is not None and is_type(value, "number") and not value >= field.minimum:  # so that NaN is refused too
+        raise RefusedError(f"The field {field.name!r} of {command} is {field.minimum:g} or more, not {value!r:.50}", field.name)
+    return value
+
+
+def is_type(value: object, word: str) -> bool:
+    """Tell whether a value is what a word of JSON Schema stands for; 2.0 is an integer, as there."""
+    if isinstance(value, bool):
+        return word == "boolean"
+    if word == "integer" and isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, _TYPES[word])

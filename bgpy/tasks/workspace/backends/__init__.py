@@ -1,0 +1,115 @@
+"""
+Where an interpreter lives: one small interface, a file for each kind.
+
+A workspace tells a `Backend` what to do, from any thread; the backend tells its `Listener` what happens, from threads of its own,
+one call at a time and in the order in which things happened.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+from bgpy.tasks.workspace.values import Value
+
+#: The numbers of Pserve, and the names that stand for the same.
+NAMES = {0: "process", 1: "thread", 2: "ray"}
+
+
+class Abilities(NamedTuple):
+    """What a kind of backend can do. The shared tests of the backends ask this, and so does who is told that it cannot."""
+
+    #: Can end a running job at once, with all processes that it started.
+    kill: bool
+    #: Can raise KeyboardInterrupt in a running job, wherever it is: also in a wait or in C code that looks for signals.
+    interrupt: bool
+    #: Takes what C code and child processes write, too.
+    capture: bool
+    #: The namespace is a ``__main__`` of its own.
+    own_main: bool
+    #: Can limit the memory of its interpreter.
+    memory_limit: bool
+
+
+class Order(NamedTuple):
+    """One job, as its interpreter is told of it."""
+
+    number: int
+    kind: Literal["file", "script", "clear"]
+    #: The path, or the script; "" for clear.
+    text: str
+    #: Whether the namespace is emptied first.
+    clear: bool
+
+
+class Outcome(NamedTuple):
+    """How the interpreter says that a job ended."""
+
+    state: Literal["done", "failed", "interrupted"]
+    #: The value of the last expression, None where there is none.
+    value: Value | None
+    #: ``type``, ``message``, ``traceback`` (with the job's own source lines) of what it raised; None where it ran through.
+    error: dict[str, str] | None
+
+
+class Listener(Protocol):
+    """Whom a backend tells what happens."""
+
+    def output(self, number: int | None, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        """Take what was written while job `number` ran (None: between two jobs)."""
+
+    def progress(self, number: int, name: str, done: float, total: float | None) -> None:
+        """Take how far a job says that it has come."""
+
+    def ended(self, number: int, outcome: Outcome) -> None:
+        """Take the end of a job; all output that it had written has come before."""
+
+    def died(self, reason: str, memory: bool) -> None:
+        """
+        Take the end of the interpreter, asked for or not; all its output has come before, and nothing comes after.
+
+        `reason` is a text for people: "exit code 3", "signal SIGSEGV". `memory`: whether its memory limit is the likely cause.
+        """
+
+
+class Backend(Protocol):
+    """One interpreter. Any thread; no method but `start` and `read` blocks for long."""
+
+    abilities: Abilities
+    #: The process that runs the jobs and its start time (`bgpy.system.process_start_time`), None where it has none of its own.
+    process: tuple[int, str] | None
+
+    def start(self) -> None:
+        """
+        Make the interpreter; blocks until it is ready.
+
+        Raises OSError or RuntimeError with the reason; `died` is not called then.
+        """
+
+    def run(self, order: Order) -> None:
+        """Run a job; only after `start`, while no other one runs. A dead interpreter is told by `Listener.died`, not raised."""
+
+    def interrupt(self, number: int) -> bool:
+        """Raise KeyboardInterrupt in job `number`; returns whether that job ran now. Never hits another job."""
+
+    def kill(self) -> bool:
+        """End the interpreter at once with all that it started; `Listener.died` follows. False where that cannot be done."""
+
+    def read(
+        self, names: list[str] | None, encoding: Literal["json", "objects"], limit: int | None, timeout: float
+    ) -> dict[str, Any]:
+        """
+        Return variables by name, all of them for None; also while a job runs. Names that there are not are left out.
+
+        With "json" each value is plain JSON data, described (``{"type", "shape", "truncated": true}``) where its JSON would pass
+        `limit` bytes; with "objects" a `Packed`. Raises TimeoutError; EOFError where the interpreter has died.
+        """
+
+    def write(self, name: str, value: Any, timeout: float) -> None:
+        """Set a variable to plain JSON data or to what is in a `Packed`; raises as `read`, and SerializationError."""
+
+    def close(self) -> None:
+        """
+        End the interpreter with all that it started, and wait for it, a bounded time. Again is fine.
+
+        `died` may or may not be called.
+        """

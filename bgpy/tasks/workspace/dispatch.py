@@ -1,0 +1,317 @@
+"""
+From a message to a command, and from its result to the answer.
+"""
+
+from __future__ import annotations
+
+import keyword
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError
+from bgpy.sockets import ClientSocket
+from bgpy.tasks.schema import checker
+from bgpy.tasks.workspace import commands
+from bgpy.tasks.workspace.jobs import JobRecord, Kind
+from bgpy.tasks.workspace.means import Options
+from bgpy.tasks.workspace.values import Packed
+from bgpy.tasks.workspace.workspace import Workspace
+from bgpy.tasks.workspace.workspaces import Workspaces
+
+#: Bytes of JSON from which on a variable is only described where all are asked for.
+DEFAULT_LIMIT = 1 << 20
+#: Seconds of silence after which a watcher gets a sign of life: without sending, nobody learns that a client has gone.
+ALIVE_INTERVAL = 20.0
+
+_CHECKS = {command.name: checker(command) for command in commands.COMMANDS}
+_KINDS: Mapping[int | str, Kind] = {0: "file", 1: "script", "file": "file", "script": "script"}
+
+Fields = dict[str, Any]
+
+
+def dispatch(workspaces: Workspaces, client_socket: ClientSocket, message: Mapping[str, Any]) -> None:
+    """
+    Answer one request; blocks for as long as it asks to wait.
+
+    What is refused is answered, not raised: ``{"request_result": False, "result": REASON, "field": NAME_OR_NONE}``. After
+    ``destroy`` everything but ``create`` is answered with false, as in the original.
+    """
+    name = message.get("command")
+    if not workspaces.on and name != commands.CREATE.name:
+        client_socket.respond({"request_result": False, "result": False})
+        return
+    try:
+        if not isinstance(name, str) or name not in _CHECKS:
+            raise RefusedError(_unknown(message), "command")
+        fields = _CHECKS[name](message)
+        if name == commands.WATCH.name:
+            _watch(workspaces, client_socket, fields)
+            return
+        result = _HANDLERS[name](workspaces, client_socket, fields)
+    except RefusedError as refused:
+        client_socket.respond({"request_result": False, "result": str(refused), "field": refused.field})
+    except (OverloadedError, SerializationError, StoreError) as failure:
+        client_socket.respond({"request_result": False, "result": str(failure), "field": None})
+    else:
+        client_socket.respond({"request_result": True, "result": result})
+
+
+def _unknown(message: Mapping[str, Any]) -> str:
+    known = ", ".join(_CHECKS)
+    if "command" not in message:
+        return f"The message has no field 'command'; it is one of {known}"
+    return f"There is no command {message['command']!r:.100}; there are {known}"
+
+
+def _create(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
+    workspaces.switch_on()
+    return True
+
+
+def _destroy(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
+    workspaces.switch_off()
+    return True
+
+
+def _create_workspace(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> str:
+    options = {field: fields[field] for field in Options._fields if fields[field] is not None}
+    for field in ("memory_limit", "max_jobs"):
+        if field in options:
+            options[field] = int(options[field])
+    return workspaces.create(fields["name"], **options).name
+
+
+def _destroy_workspace(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
+    workspaces.destroy(fields["name"])
+    return True
+
+
+def _get_workspace(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> list[str]:
+    return workspaces.names()
+
+
+def _get_status(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+    return workspaces[fields["name"]].status()
+
+
+def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+    workspace = workspaces[fields["name"]]
+    begun = time.monotonic()
+    number = workspace.push(
+        _KINDS[fields["type"]],
+        fields["job"],
+        clear=fields["clear"],
+        time_limit=fields["time_limit"],
+        identity=getattr(client_socket, "identity", None),
+    )
+    answer = _wait(workspace, client_socket, number, fields["timeout"], begun, fields["encoding"])
+    answer["variable"] = _variables_of(workspace, fields) if answer["finish"] and client_socket.awaited else {}
+    return answer
+
+
+def _clear(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+    workspace = workspaces[fields["name"]]
+    begun = time.monotonic()
+    number = workspace.push("clear", "", clear=True, identity=getattr(client_socket, "identity", None))
+    answer = _wait(workspace, client_socket, number, fields["timeout"], begun, "json")
+    return {field: answer[field] for field in ("job", "finish", "result", "time", "state", "error")}
+
+
+def _wait(
+    workspace: Workspace, client_socket: ClientSocket, number: int, timeout: float, begun: float, encoding: str
+) -> dict[str, Any]:
+    if client_socket.awaited:  # nobody would read the answer otherwise
+        workspace.wait(number, timeout)
+    waited = time.monotonic() - begun
+    record = workspace.record(number)
+    return {
+        "job": number,
+        "finish": record.state.ended,
+        "result": record.state.result,
+        "time": waited,
+        "state": record.state.value,
+        "value": _value(record, encoding),
+        "output": _output(record),
+        "error": record.error,
+    }
+
+
+def _variables_of(workspace: Workspace, fields: Fields) -> dict[str, Any]:
+    wanted = fields["variables"]
+    if wanted is False or wanted == []:
+        return {}
+    names = None if wanted is True else list(wanted)
+    try:
+        return workspace.read(names, fields["encoding"], _limit(fields, DEFAULT_LIMIT))
+    except RefusedError:
+        return {}  # the job's end is what was asked for, and it is known; get_variable says why these are not
+
+
+def _get_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> int:
+    count: int = workspaces[fields["name"]].status()["JOB_COUNT"]
+    return count
+
+
+def _get_finish(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
+    return workspaces[fields["name"]].state(_number(fields)).ended
+
+
+def _get_result(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> Any:
+    workspace, number = workspaces[fields["name"]], _number(fields)
+    return workspace.results() if number is None else workspace.state(number).result
+
+
+def _get_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> Any:
+    workspace, wanted, encoding = workspaces[fields["name"]], fields["variable"], fields["encoding"]
+    if isinstance(wanted, str):
+        return workspace.read([wanted], encoding, _limit(fields, None)).get(wanted)
+    if wanted is None:
+        return workspace.read(None, encoding, _limit(fields, DEFAULT_LIMIT))
+    values = workspace.read(list(wanted), encoding, _limit(fields, None)) if wanted else {}
+    return {name: values.get(name) for name in wanted}
+
+
+def _set_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
+    workspace, name, value = workspaces[fields["name"]], fields["variable"], fields["value"]
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise RefusedError(f"{name!r:.100} is no name of a variable", "variable")
+    if not isinstance(value, Packed) and not _is_json(value, 0):
+        raise RefusedError("The field 'value' of set_variable is plain JSON data, or a Packed", "value")
+    workspace.write(name, value)
+    return True
+
+
+def _get_output(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+    return _output(workspaces[fields["name"]].record(_number(fields)))
+
+
+def _get_record(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+    workspace = workspaces[fields["name"]]
+    record = workspace.record(_number(fields))
+    if fields["timeout"] and not record.state.ended and client_socket.awaited:
+        workspace.wait(record.number, fields["timeout"])
+        record = workspace.record(record.number)
+    return {
+        "number": record.number,
+        "state": record.state.value,
+        "result": record.state.result,
+        "value": _value(record, fields["encoding"]),
+        "error": record.error,
+        "output": _output(record),
+        "times": {"pushed": record.pushed, "started": record.started, "ended": record.ended},
+        "type": record.kind,
+        "job": record.text,
+        "clear": record.clear,
+        "time_limit": record.time_limit,
+    }
+
+
+def _interrupt(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
+    return workspaces[fields["name"]].interrupt(_number(fields))
+
+
+def _cancel(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
+    return workspaces[fields["name"]].cancel(int(fields["job"]))
+
+
+def _kill(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
+    return workspaces[fields["name"]].kill(_number(fields))
+
+
+def _resume(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> int:
+    return workspaces[fields["name"]].resume(_number(fields))
+
+
+def _get_metrics(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+    return workspaces.metrics()
+
+
+def _watch(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> None:
+    """Stream events until the job has ended, the workspace is gone, or the client is."""
+    workspace = workspaces[fields["name"]]
+    until = None if fields["until"] is None else int(fields["until"])
+    watcher = workspace.log.watch(None if fields["since"] is None else int(fields["since"]))
+    # After the watcher has its place: an end that comes from now on is an event that it will see.
+    over = until is not None and workspace.state(until).ended
+    if not client_socket.awaited:
+        return
+    while True:
+        events = watcher.next(0.0 if over else ALIVE_INTERVAL, time.time())
+        for event in events:
+            last = event["event"] == "finished" and event["job"] == until
+            client_socket.respond({"request_result": True, "result": event}, more=not last)
+            if last:
+                return
+        if until is not None and over:
+            # Its end is older than what was asked for, or than the log.
+            record = workspace.record(until)
+            finished = {"event": "finished", "number": watcher.position, "time": record.ended, "job": until}
+            details = {"state": record.state.value, "result": record.state.result, "error": record.error}
+            client_socket.respond({"request_result": True, "result": {**finished, **details}})
+            return
+        if watcher.ended:
+            gone = {"event": "gone", "number": watcher.position, "time": time.time(), "job": None}
+            client_socket.respond({"request_result": True, "result": gone})
+            return
+        if not events:
+            alive = {"event": "alive", "number": watcher.position, "time": time.time(), "job": None}
+            client_socket.respond({"request_result": True, "result": alive}, more=True)
+        if not client_socket.connected:
+            return
+
+
+def _number(fields: Fields) -> int | None:
+    return None if fields["job"] is None else int(fields["job"])
+
+
+def _limit(fields: Fields, default: int | None) -> int | None:
+    return default if fields["limit"] is None else int(fields["limit"])
+
+
+def _value(record: JobRecord, encoding: str) -> Any:
+    if record.value is None:
+        return None
+    return record.value.packed if encoding == "objects" and record.value.packed is not None else record.value.json
+
+
+def _output(record: JobRecord) -> dict[str, Any]:
+    return {
+        "stdout": record.stdout.decode("utf-8", "replace"),
+        "stderr": record.stderr.decode("utf-8", "replace"),
+        "truncated": record.truncated,
+    }
+
+
+def _is_json(value: object, depth: int) -> bool:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return True
+    if depth > 100:
+        return False
+    if isinstance(value, (list, tuple)):
+        return all(_is_json(item, depth + 1) for item in value)
+    return isinstance(value, dict) and all(isinstance(key, str) and _is_json(item, depth + 1) for key, item in value.items())
+
+
+_HANDLERS: Mapping[str, Callable[[Workspaces, ClientSocket, Fields], Any]] = {
+    "create": _create,
+    "destroy": _destroy,
+    "create_workspace": _create_workspace,
+    "destroy_workspace": _destroy_workspace,
+    "get_workspace": _get_workspace,
+    "get_status": _get_status,
+    "push_job": _push_job,
+    "clear": _clear,
+    "get_job": _get_job,
+    "get_finish": _get_finish,
+    "get_variable": _get_variable,
+    "get_result": _get_result,
+    "set_variable": _set_variable,
+    "get_output": _get_output,
+    "get_record": _get_record,
+    "interrupt": _interrupt,
+    "cancel": _cancel,
+    "kill": _kill,
+    "resume": _resume,
+    "get_metrics": _get_metrics,
+}

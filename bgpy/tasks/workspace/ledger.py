@@ -1,0 +1,160 @@
+"""
+The jobs that a workspace remembers, and what may be told of them. No threads, no clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from bgpy.errors import RefusedError, StoreError
+from bgpy.tasks.workspace.jobs import Identity, JobEvent, JobRecord, JobState, Tail, next_state
+
+
+class Ledger:
+    """
+    The records of one workspace by number. Not thread-safe.
+
+    A job that has ended is told as if it still ran, or waited, until `settle` says that its end is on the disk.
+    """
+
+    def __init__(self, workspace: str, max_jobs: int) -> None:
+        self.workspace = workspace
+        self.max_jobs = max_jobs
+        self.next_number = 0
+        #: How many jobs are in each state.
+        self.counts: Counter[JobState] = Counter()
+        #: What the running job has written so far.
+        self.output: Mapping[str, Tail] = {"stdout": Tail(), "stderr": Tail()}
+        #: Why the ends of these jobs could not be kept.
+        self.unsaved: dict[int, StoreError] = {}
+        #: The jobs of which value and output are in the store only.
+        self.left: set[int] = set()
+        self._jobs: dict[int, JobRecord] = {}
+        self._identities: dict[Identity, int] = {}
+        self._unsettled: dict[int, JobState] = {}
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._jobs
+
+    def __getitem__(self, number: int) -> JobRecord:
+        """Return a record as it is; `view` is for everybody else."""
+        return self._jobs[number]
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all jobs that are remembered, in their order."""
+        return list(self._jobs)
+
+    def bounds(self) -> dict[str, int]:
+        """Return the number of the oldest job that is remembered, that of the next one where there is none; and that one."""
+        return {"first_job": next(iter(self._jobs), self.next_number), "next_job": self.next_number}
+
+    def add(self, record: JobRecord) -> None:
+        """Take a new job, or one from the store."""
+        self._jobs[record.number] = record
+        self.counts[record.state] += 1
+        if record.identity is not None:
+            self._identities[record.identity] = record.number
+        self.next_number = max(self.next_number, record.number + 1)
+
+    def remove(self, number: int) -> None:
+        """Forget a job."""
+        record = self._jobs.pop(number)
+        self.counts[record.state] -= 1
+        self._unsettled.pop(number, None)
+        self.unsaved.pop(number, None)
+        self.left.discard(number)
+        if record.identity is not None:
+            self._identities.pop(record.identity, None)
+
+    def forget(self) -> int | None:
+        """Forget the oldest jobs above the limit, up to one that has not ended; returns the number behind them, if any went."""
+        kept = None
+        while len(self._jobs) > self.max_jobs:
+            number = next(iter(self._jobs))
+            if not self._jobs[number].state.ended or number in self._unsettled:
+                break
+            self.remove(number)
+            kept = number + 1
+        return kept
+
+    def find(self, identity: Identity | None) -> int | None:
+        """Return the job that a request has pushed, None where it has pushed none."""
+        return self._identities.get(identity) if identity is not None else None
+
+    def move(self, record: JobRecord, event: JobEvent) -> None:
+        """Move a job to its next state."""
+        self.counts[record.state] -= 1
+        record.state = next_state(record.state, event)
+        self.counts[record.state] += 1
+
+    def end(self, number: int, event: JobEvent, now: float, type_name: str = "", message: str = "") -> None:
+        """Move a job to its end, which nobody hears of before `settle`."""
+        record = self._jobs[number]
+        before = self._unsettled[number] = record.state
+        self.move(record, event)
+        record.ended = now
+        if type_name:
+            record.error = {"type": type_name, "message": message, "traceback": ""}
+        if before is JobState.RUNNING:
+            stdout, stderr = self.output["stdout"], self.output["stderr"]
+            if stdout.size or stderr.size:
+                record.stdout, record.stderr = stdout.read(), stderr.read()
+                record.truncated = stdout.truncated or stderr.truncated
+                self.output = {"stdout": Tail(), "stderr": Tail()}
+
+    def settle(self, number: int) -> JobRecord | None:
+        """Let the end of a job be told; returns its record, None where it had not ended, or has been told."""
+        return self._jobs[number] if self._unsettled.pop(number, None) is not None else None
+
+    def let_go(self, number: int, limit: int) -> None:
+        """Keep value and output of an ended job in the store only, where they have more than `limit` bytes and it has them."""
+        record = self._jobs[number]
+        size = len(record.stdout) + len(record.stderr)
+        if record.value is not None:
+            # The JSON of a value is bounded where it is made; what is large in memory is its pickle.
+            packed = record.value.packed
+            parts = () if packed is None else (packed.pickle, *packed.buffers)
+            size += limit if packed is None else sum(memoryview(part).nbytes for part in parts)
+        if size > limit and number not in self.unsaved:
+            self.left.add(number)
+            record.stdout = record.stderr = b""
+            record.value = None
+
+    def unsettled(self) -> bool:
+        """Tell whether a job has ended and nobody may hear of it yet."""
+        return bool(self._unsettled)
+
+    def view(self, number: int | None) -> JobRecord:
+        """
+        Return a job's record as everybody may see it. None is the last job.
+
+        Raises RefusedError where there is no such job, or it is gone.
+        """
+        number = self._check(number)
+        record = self._jobs[number]
+        before = self._unsettled.get(number)
+        if before is not None:
+            return replace(record, state=before, ended=None, value=None, error=None)
+        if record.state is JobState.RUNNING:
+            stdout, stderr = self.output["stdout"], self.output["stderr"]
+            return replace(record, stdout=stdout.read(), stderr=stderr.read(), truncated=stdout.truncated or stderr.truncated)
+        return record
+
+    def state(self, number: int | None) -> JobState:
+        """Return the state of a job; as `view`, without the rest."""
+        number = self._check(number)
+        return self._unsettled.get(number) or self._jobs[number].state
+
+    def _check(self, number: int | None) -> int:
+        if number is None:
+            number = self.next_number - 1
+            if number < 0:
+                raise RefusedError(f"The workspace {self.workspace!r} has had no job yet", "job")
+        if number not in self._jobs:
+            if number >= self.next_number:
+                raise RefusedError(f"The workspace {self.workspace!r} has no job {number}", "job")
+            reason = f"Job {number} of the workspace {self.workspace!r} is gone: the last {self.max_jobs:,} jobs are remembered"
+            raise RefusedError(reason, "job")
+        return number

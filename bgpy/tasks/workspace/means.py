@@ -1,0 +1,76 @@
+"""
+What a workspace is made with, and what it shares with the others of its server.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from bgpy.errors import StoreError
+from bgpy.serving.deadlines import Deadlines
+from bgpy.tasks.workspace.backends import Backend, Listener
+from bgpy.tasks.workspace.queue import MAX_JOBS
+from bgpy.tasks.workspace.store import Store
+
+#: Seconds that a commit may take before whoever waits for it is told that the store hangs.
+STORE_TIMEOUT = 60.0
+
+
+class Options(NamedTuple):
+    """
+    What a workspace was created with.
+
+    Attributes
+    ----------
+    type
+        The name of its backend.
+    on_crash, max_jobs
+        As for `JobQueue`.
+    memory_limit
+        Bytes of address space that the worker may take, None for no limit.
+    """
+
+    type: str = "process"
+    on_crash: Literal["abort", "continue"] = "abort"
+    memory_limit: int | None = None
+    max_jobs: int = MAX_JOBS
+
+
+class Means(NamedTuple):
+    """What the workspaces of one server share."""
+
+    store: Store
+    #: Whether whole records can be read from it.
+    keeps: bool
+    deadlines: Deadlines
+    #: Makes a backend, not started yet; raises RefusedError where there is none of that type.
+    make_backend: Callable[[Options, Listener], Backend]
+
+
+class Gate:
+    """What one thread waits at, until another one opens it."""
+
+    __slots__ = ("_lock", "error")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self.error: StoreError | None = None
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it is open; returns whether that came in time."""
+        return self._lock.acquire(timeout=timeout)
+
+    def wait_for_store(self) -> None:
+        """Wait for what the store says; raises StoreError where it could not do it, or says nothing."""
+        if not self.wait(STORE_TIMEOUT):
+            raise StoreError("of the workspaces", f"It did not answer within {STORE_TIMEOUT:g} s", "See whether its disk works")
+        if self.error is not None:
+            raise self.error
+
+    def open(self, error: StoreError | None = None) -> None:
+        """Let the one that waits go on; once."""
+        self.error = error
+        self._lock.release()

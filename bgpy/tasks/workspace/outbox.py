@@ -1,0 +1,55 @@
+"""
+What is to be done without a lock, in the order in which it was found with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from bgpy.tasks.workspace.backends import Backend
+from bgpy.tasks.workspace.instructions import Instruction
+
+
+class Outbox:
+    """
+    A list of instructions that one thread at a time carries out for all; the others do not wait for it.
+
+    Parameters
+    ----------
+    lock
+        Held by whoever calls `put`, by nobody who calls `empty`.
+    carry_out
+        Does one of them, with the backend that there was when it was put in.
+    """
+
+    def __init__(self, lock: threading.Lock, carry_out: Callable[[Instruction, Backend | None], None]) -> None:
+        self._lock = lock
+        self._carry_out = carry_out
+        self._waiting: deque[tuple[Instruction, Backend | None]] = deque()
+        self._busy = False
+
+    def put(self, instruction: Instruction, backend: Backend | None) -> None:
+        """Add an instruction."""
+        assert self._lock.locked()
+        self._waiting.append((instruction, backend))
+
+    def empty(self) -> None:
+        """Carry out all that there is, unless another thread does so."""
+        with self._lock:
+            if self._busy or not self._waiting:
+                return
+            self._busy = True
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._busy = False
+                    return
+                instruction, backend = self._waiting.popleft()
+            try:
+                self._carry_out(instruction, backend)
+            except Exception:
+                # One that fails must not keep the others from being carried out.
+                logging.getLogger("bgpy.workspace").exception("Could not %r", instruction)

@@ -1,0 +1,492 @@
+"""
+The queue of one workspace, sans-I/O: what happens goes in, what is to be done comes out. No threads, no clock, no store.
+
+Whoever drives it calls one method for each thing that happens and then does what `take` returns, in that order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from bgpy.errors import OverloadedError, StoreError
+from bgpy.tasks.workspace.backends import Order, Outcome
+from bgpy.tasks.workspace.instructions import (
+    Acknowledge,
+    Announce,
+    Commit,
+    Instruction,
+    Interrupt,
+    Kill,
+    Run,
+    SetTimer,
+    Settle,
+    StartWorker,
+)
+from bgpy.tasks.workspace.jobs import Identity, JobEvent, JobRecord, JobState, Kind
+from bgpy.tasks.workspace.ledger import Ledger
+from bgpy.tasks.workspace.phases import Phase, Stop, Worker
+from bgpy.tasks.workspace.records import (
+    Change,
+    JobEnded,
+    JobPushed,
+    JobsForgotten,
+    JobStarted,
+    StateChanged,
+    WorkerStarted,
+    WorkspaceGone,
+)
+
+#: Jobs that a workspace remembers, unless it was told otherwise.
+MAX_JOBS = 10_000
+#: Jobs that may wait: none of them can be forgotten.
+MAX_WAITING = 10_000
+#: Seconds from the interrupt at a time limit to the kill.
+GRACE = 2.0
+
+
+class JobQueue:
+    """
+    Jobs of one workspace, in the order of their numbers. Not thread-safe.
+
+    Parameters
+    ----------
+    workspace
+        Its name.
+    on_crash
+        "abort": jobs that wait when the worker dies are aborted, for they counted on its variables. "continue": they run.
+    max_jobs
+        How many jobs are remembered; the oldest that have ended are forgotten first.
+    volatile
+        Whether nothing is kept on a disk: then only the end of the workspace is a `Commit`.
+    """
+
+    def __init__(
+        self,
+        workspace: str,
+        *,
+        on_crash: Literal["abort", "continue"] = "abort",
+        max_jobs: int = MAX_JOBS,
+        volatile: bool = False,
+    ) -> None:
+        self.workspace = workspace
+        self.jobs = Ledger(workspace, max_jobs)
+        #: How many workers have died.
+        self.restarts = 0
+        self._continue = on_crash == "continue"
+        self._volatile = volatile
+        #: Whether a kill may follow the interrupt at a time limit.
+        self.can_kill = True
+        self._waiting: deque[int] = deque()
+        self._held: set[int] = set()
+        self._first_new = 0  # jobs from this number on wait behind those that are held
+        self._unacknowledged: set[int] = set()
+        self._running: int | None = None
+        self._phase = Phase.COMMITTING
+        self._stop = Stop.NOBODY
+        self._grace = False
+        self._worker = Worker.NONE
+        self._was_ready = False
+        self._used = False  # whether this worker was given a job
+        self._current = -1
+        self._finished = -1
+        self._failed = False  # whether that one did not run through
+        self._closed = False
+        self._out: list[Instruction] = []
+
+    def take(self) -> list[Instruction]:
+        """Return what is to be done since the last call."""
+        out, self._out = self._out, []
+        return out
+
+    # What is asked of it.
+
+    def push(self, kind: Kind, text: str, *, clear: bool, time_limit: float | None, identity: Identity | None, now: float) -> int:
+        """
+        Queue a job and return its number; that of the job which the same request has pushed before, if it has.
+
+        Raises OverloadedError where too many wait.
+        """
+        known = self.jobs.find(identity)
+        if known is not None:
+            return known
+        if len(self._waiting) >= MAX_WAITING:
+            raise OverloadedError(f"{len(self._waiting):,} jobs wait in the workspace {self.workspace!r}")
+        number = self.jobs.next_number
+        record = JobRecord(self.workspace, number, kind, text, clear, time_limit, pushed=now, identity=identity)
+        self.jobs.add(record)
+        self._waiting.append(number)
+        self._unacknowledged.add(number)
+        self.want_worker()
+        self._advance(now, pushed=record)
+        return number
+
+    def cancel(self, number: int, now: float) -> bool:
+        """Take a waiting job out of the queue; returns whether it was waiting."""
+        self.jobs.state(number)  # refuses what there is not
+        if number not in self._waiting and number not in self._held:
+            return False
+        self._leave_queue(number)
+        self._end(number, JobEvent.CANCEL, now, "Cancelled", "It was cancelled before its turn came")
+        self._advance(now, ended=[number])
+        return True
+
+    def resume(self, number: int | None, now: float) -> int:
+        """Let one or all held jobs run, in their order and before newer ones; returns how many."""
+        if number is not None:
+            self.jobs.state(number)  # refuses what there is not
+            if number not in self._held:
+                return 0
+        resumed = sorted(self._held) if number is None else [number]
+        for each in resumed:
+            self._held.discard(each)
+            self.jobs.move(self.jobs[each], JobEvent.RESUME)
+            self._announce("resumed", each)
+        if resumed:
+            self._waiting = deque(sorted((*self._waiting, *resumed)))
+            changes = [StateChanged(self.workspace, each, JobState.QUEUED) for each in resumed]
+            self._commit(changes)
+            self.want_worker()
+            self._advance(now)
+        return len(resumed)
+
+    def ask_interrupt(self, number: int | None, now: float) -> int | None:
+        """
+        Interrupt the running job, if it is `number`; returns its number, None where it does not run.
+
+        One that is not with its worker yet ends here; for any other an `Interrupt` comes out.
+        """
+        running = self._running_as(number)
+        if running is None:
+            return None
+        if self._phase in (Phase.COMMITTING, Phase.WAITING):
+            self._end(running, JobEvent.INTERRUPT, now, "KeyboardInterrupt", "It was interrupted before its first line")
+            self._advance(now, ended=[running])
+        else:
+            self._stop = max(self._stop, Stop.INTERRUPT)
+            self._out.append(Interrupt(running))
+        return running
+
+    def ask_kill(self, number: int | None, now: float) -> int | None:
+        """Kill the running job, as `ask_interrupt`; a `Kill` comes out."""
+        running = self._running_as(number)
+        if running is None:
+            return None
+        if self._phase in (Phase.COMMITTING, Phase.WAITING):
+            self._end(running, JobEvent.KILL, now, "Killed", "It was killed before its first line")
+            self._advance(now, ended=[running])
+        else:
+            self._stop = Stop.KILL
+            self._doom(running)
+        return running
+
+    def destroy(self, now: float) -> None:
+        """End the workspace: what runs is killed, what waits is cancelled."""
+        self._closed = True
+        ended = [*self._waiting, *sorted(self._held)]
+        for number in ended:
+            self._end(number, JobEvent.CANCEL, now, "Cancelled", "Its workspace was destroyed")
+        self._waiting.clear()
+        self._held.clear()
+        if self._running is not None:
+            ended.insert(0, self._running)
+            self._end(self._running, JobEvent.KILL, now, "Killed", "Its workspace was destroyed")
+        self._out.append(Commit([WorkspaceGone(self.workspace)], None, None, ended))
+
+    def close(self) -> None:
+        """Start nothing any more: the server ends, and another one will find what is in the store."""
+        self._closed = True
+
+    def want_worker(self) -> None:
+        """Have a worker started where there is none, and none on its way."""
+        if self._worker is Worker.NONE and not self._closed:
+            self._worker = Worker.STARTING
+            self._out.append(StartWorker())
+
+    def restore(self, jobs: Iterable[JobRecord], next_number: int, restarts: int, now: float) -> None:
+        """Take up what an earlier server has left in the store. Only at the start."""
+        changes: list[Change] = []
+        for record in jobs:
+            number = record.number
+            self.jobs.add(record)
+            if record.state is JobState.RUNNING:
+                self._current = number
+                self._end(number, JobEvent.RESTART, now, "Interrupted", "The server ended while it ran")
+                self._settle(number)  # also should that not come to the disk: the next server would find the same
+                changes.append(JobEnded(record))
+            elif not record.state.ended:
+                changes.append(StateChanged(self.workspace, number, JobState.HELD))
+                self.jobs.move(record, JobEvent.RESTART)
+                self._held.add(number)
+                self._announce("held", number)
+            elif record.started is not None:
+                self._current = max(self._current, number)
+                self._finished = number
+                self._failed = record.state is not JobState.DONE
+        self.restarts = restarts
+        self.jobs.next_number = self._first_new = max(next_number, self.jobs.next_number)
+        if changes:
+            self._commit(changes)
+
+    # What happens to it.
+
+    def committed(self, commit: Commit, error: StoreError | None, now: float) -> None:
+        """Take note that the changes of a `Commit` are on the disk, or that they could not be written."""
+        if error is not None:
+            self._commit_failed(commit, error, now)
+        else:
+            self._confirm(commit.pushed, commit.started, commit.ended)
+        self._advance(now)
+
+    def handed(self, number: int) -> None:
+        """Take note that the worker has the job of a `Run`: its time begins."""
+        if number == self._running and self._phase is Phase.HANDING:
+            self._phase = Phase.HANDED
+            limit = self.jobs[number].time_limit
+            if limit is not None:
+                self._out.append(SetTimer(number, limit))
+
+    def ready(self, process: tuple[int, str] | None, now: float) -> None:
+        """Take note that a worker is ready, and in which process."""
+        self._worker = Worker.READY
+        self._was_ready = True
+        self._used = False
+        if process is not None:
+            self._commit([WorkerStarted(self.workspace, *process)])
+        self._announce("worker_started", None, pid=process[0] if process is not None else None)
+        if self._running is not None and self._phase is Phase.WAITING:
+            self._hand_over()
+        self._advance(now)
+
+    def start_failed(self, reason: str, now: float) -> None:
+        """Take note that no worker could be started: what waits for one is aborted. The next push tries again."""
+        self._worker = Worker.NONE
+        self._announce("worker_failed", None, reason=reason)
+        self._advance(now, ended=self._abort("WorkerNotStarted", f"No worker could be started: {reason}", now))
+
+    def output(self, number: int | None, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        """Take what a job has written; kept is what the running one wrote."""
+        if number is not None and number == self._running:
+            self.jobs.output[stream].add(data)
+
+    def ended(self, number: int, outcome: Outcome, now: float) -> None:
+        """Take note of how the worker says that the running job ended."""
+        if number != self._running:
+            return  # it was ended here, by a workspace that goes
+        record = self.jobs[number]
+        record.value, record.error = outcome.value, outcome.error
+        if outcome.state == "done":
+            event = JobEvent.FINISH
+        elif self._stop is Stop.LIMIT:
+            event = JobEvent.TIME_OUT
+        else:
+            event = JobEvent.INTERRUPT if outcome.state == "interrupted" else JobEvent.FAIL
+        self._end(number, event, now)
+        self._advance(now, ended=[number])
+
+    def died(self, reason: str, memory: bool, now: float) -> None:
+        """Take note that the worker has died, asked for or not: the running job ends, a fresh worker follows."""
+        self._worker = Worker.NONE
+        if self._closed:
+            return
+        self.restarts += 1
+        self._announce("worker_died", self._running, reason=reason, memory=memory, restarts=self.restarts)
+        ended: list[int] = []
+        running = self._running
+        if running is not None and self._phase in (Phase.HANDING, Phase.HANDED):
+            limit = self.jobs[running].time_limit
+            event, type_name, message = {
+                Stop.KILL: (JobEvent.KILL, "Killed", "It was killed"),
+                Stop.LIMIT: (JobEvent.TIME_OUT, "TimedOut", f"It was killed, still running after its time limit of {limit} s"),
+            }.get(self._stop, (JobEvent.CRASH, "WorkerDied", f"Its worker died: {reason}"))
+            if memory and event is JobEvent.CRASH:
+                message += "; the memory limit of the workspace is the likely cause"
+            self._end(running, event, now, type_name, message)
+            ended.append(running)
+        if not self._continue:
+            ended += self._abort("Aborted", f"The worker died before it, and with it all variables: {reason}", now)
+        if self._used or self._waiting or self._running is not None:
+            # A worker that died unused may do so again at once, and again: it waits for who needs it.
+            self.want_worker()
+        self._advance(now, ended=ended)
+
+    def time_passed(self, number: int, now: float) -> None:
+        """Take note that the time of a `SetTimer` is over: an `Interrupt` comes out, and after the grace a `Kill`."""
+        if number != self._running:
+            return
+        if not self._grace:
+            self._grace = True
+            self._stop = max(self._stop, Stop.LIMIT)
+            self._out += [Interrupt(number), SetTimer(number, GRACE)]
+        elif self.can_kill:
+            self._doom(number)
+
+    def kill_failed(self, now: float) -> None:
+        """Take note that the worker could not be killed."""
+        if self._worker is Worker.DOOMED:
+            self._worker = Worker.READY
+        self._stop = Stop.LIMIT if self._grace else Stop.NOBODY
+        self._advance(now)
+
+    # What is known of it.
+
+    def runs(self, number: int) -> bool:
+        """Tell whether a job runs now."""
+        return number == self._running
+
+    def is_running(self) -> bool:
+        """Tell whether a job runs now."""
+        return self._running is not None
+
+    def is_being_handed(self) -> bool:
+        """Tell whether the running job is on its way to the worker, where it cannot be stopped yet."""
+        return self._running is not None and self._phase is Phase.HANDING
+
+    def lacks_worker(self) -> bool:
+        """Tell whether there is no worker and none on its way."""
+        return self._worker is Worker.NONE
+
+    def status(self) -> dict[str, Any]:
+        """Return the keys of the original, and how many jobs are held and how many workers have died."""
+        if self._running is not None or self.jobs.unsettled():
+            status = "BUSY"
+        elif not self._was_ready:
+            status = "INITIAL"
+        elif self._worker is not Worker.READY and self._waiting:
+            status = "BUSY"
+        else:
+            status = "EXCEPT" if self._failed else "IDLE"
+        return {
+            "STATUS": status,
+            "CUR_JOB_NUM": self._current,
+            "FIN_JOB_NUM": self._finished,
+            "JOB_COUNT": len(self._waiting),
+            "held": len(self._held),
+            "restarts": self.restarts,
+        }
+
+    # How it goes on.
+
+    def _advance(self, now: float, pushed: JobRecord | None = None, ended: Sequence[int] = ()) -> None:
+        """Choose the next job, if it may run, and commit that together with what has happened."""
+        pushed_number = None if pushed is None else pushed.number
+        kept = None if pushed is None else self.jobs.forget()
+        started = None if self._closed else self._choose(pushed_number, now)
+        if self._volatile:
+            self._confirm(pushed_number, started, ended)
+            return
+        changes: list[Change] = []
+        if pushed is not None:
+            changes.append(JobPushed(pushed))
+        if kept is not None:
+            changes.append(JobsForgotten(self.workspace, kept))
+        changes += [JobEnded(self.jobs[number]) for number in ended]
+        if started is not None:
+            changes.append(JobStarted(self.workspace, started, now))
+        if changes:
+            self._commit(changes, pushed_number, started, ended)
+
+    def _commit(
+        self, changes: Sequence[Change], pushed: int | None = None, started: int | None = None, ended: Sequence[int] = ()
+    ) -> None:
+        if not self._volatile:
+            self._out.append(Commit(changes, pushed, started, ended))
+
+    def _confirm(self, pushed: int | None, started: int | None, ended: Sequence[int]) -> None:
+        """Tell what is on the disk now, and hand over the job that has been chosen."""
+        if pushed is not None:
+            self._unacknowledged.discard(pushed)
+            self._out.append(Acknowledge(pushed, None))
+            self._announce("queued", pushed)
+        for number in ended:
+            self._settle(number)
+        if started is not None and started == self._running:
+            self._hand_over()
+
+    def _choose(self, pushed: int | None, now: float) -> int | None:
+        if self._running is not None or self._worker is not Worker.READY or not self._waiting:
+            return None
+        number = self._waiting[0]
+        if (number in self._unacknowledged and number != pushed) or (self._held and number >= self._first_new):
+            return None
+        self._waiting.popleft()
+        self._running = self._current = number
+        self._phase, self._stop, self._grace = Phase.COMMITTING, Stop.NOBODY, False
+        record = self.jobs[number]
+        record.started = now
+        self.jobs.move(record, JobEvent.START)
+        return number
+
+    def _hand_over(self) -> None:
+        assert self._running is not None
+        if self._worker is not Worker.READY:
+            self._phase = Phase.WAITING
+            return
+        record = self.jobs[self._running]
+        self._phase = Phase.HANDING
+        self._used = True
+        self._announce("started", record.number)
+        self._out.append(Run(Order(record.number, record.kind, record.text, record.clear)))
+
+    def _end(self, number: int, event: JobEvent, now: float, type_name: str = "", message: str = "") -> None:
+        self.jobs.end(number, event, now, type_name, message)
+        if number == self._running:
+            self._running = None
+
+    def _settle(self, number: int) -> None:
+        record = self.jobs.settle(number)
+        if record is None:
+            return
+        if record.started is not None and record.state is not JobState.ABORTED:
+            self._finished = number
+            self._failed = record.state is not JobState.DONE
+        details: dict[str, Any] = {"state": record.state.value, "result": record.state.result, "error": record.error}
+        if number in self.jobs.unsaved:
+            details["unsaved"] = str(self.jobs.unsaved[number])
+        self._announce("finished", number, **details)
+        self._out.append(Settle(number))
+
+    def _abort(self, type_name: str, message: str, now: float) -> list[int]:
+        """End all that wait for a worker, but for what is held; returns their numbers."""
+        aborted = [*self._waiting]
+        if self._running is not None:
+            aborted.insert(0, self._running)
+        for number in aborted:
+            self._end(number, JobEvent.ABORT, now, type_name, message)
+        self._waiting.clear()
+        return aborted
+
+    def _commit_failed(self, commit: Commit, error: StoreError, now: float) -> None:
+        for number in commit.ended:
+            self.jobs.unsaved[number] = error
+            self._settle(number)
+        if commit.pushed is not None:
+            self._unacknowledged.discard(commit.pushed)
+            self.jobs.remove(commit.pushed)
+            self._leave_queue(commit.pushed)
+            if self._running == commit.pushed:
+                self._running = None
+            self._out.append(Acknowledge(commit.pushed, error))
+        elif commit.started is not None and commit.started == self._running:
+            # It never runs without that being on the disk: after a restart it would run again.
+            self._end(commit.started, JobEvent.ABORT, now, "StoreError", str(error))
+            self.jobs.unsaved[commit.started] = error
+            self._settle(commit.started)
+
+    def _doom(self, number: int) -> None:
+        self._worker = Worker.DOOMED
+        self._out.append(Kill(number))
+
+    def _leave_queue(self, number: int) -> None:
+        self._held.discard(number)
+        if number in self._waiting:
+            self._waiting.remove(number)
+
+    def _running_as(self, number: int | None) -> int | None:
+        if number is not None:
+            self.jobs.state(number)  # refuses what there is not
+        return self._running if number is None or number == self._running else None
+
+    def _announce(self, event: str, job: int | None, **details: Any) -> None:
+        self._out.append(Announce(event, job, details))

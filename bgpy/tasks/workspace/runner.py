@@ -1,0 +1,252 @@
+"""
+The interpreter's side of a worker process: it takes jobs and questions from its channels, and tells what becomes of them.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+from bgpy.errors import MessageTooLargeError, SerializationError
+from bgpy.system import workers
+from bgpy.tasks.workspace.backends import Order, Outcome
+from bgpy.tasks.workspace.channel import (
+    CLEAR_FIRST,
+    FILE,
+    MARK_STDERR,
+    MARK_STDOUT,
+    SCRIPT,
+    Channel,
+    Kind,
+    Message,
+    close_value,
+    take_value,
+)
+from bgpy.tasks.workspace.interpreter import Interpreter, plain_text, safe_text
+from bgpy.tasks.workspace.output import SECRET_SIZE, make_mark
+from bgpy.tasks.workspace.progress import SINK
+from bgpy.tasks.workspace.shield import Shield
+
+#: The exit code of an interpreter that had no memory left to say how a job ended.
+NO_MEMORY = 71
+_SIGINT = int(signal.SIGINT)
+_ENDED = int(Kind.ENDED)
+_NO_ERROR = {"type": "KeyboardInterrupt", "message": "", "traceback": ""}
+
+
+class Runner:
+    """
+    The interpreter's side: jobs in the main thread, so that a signal interrupts them; all else in two threads beside it.
+
+    `_open` says whether a signal may raise in the running job. It is set and cleared by the main thread alone, in one step, with
+    no place for a signal between the end of the user's code and that step. `_current` is the job for those who name it, and
+    `_guard` keeps it from ending between the question whether it runs and the signal. `_hit` says whether one was sent.
+    """
+
+    def __init__(self, jobs: Channel, control: Channel, variables: Channel) -> None:
+        self._jobs = jobs
+        self._control = control
+        self._variables = variables
+        self._guard = threading.Lock()
+        self._current: int | None = None
+        self._open = False
+        self._held = False
+        self._postponed = False
+        self._hit = False
+        self._handler = self._on_interrupt
+        self._pid = os.getpid()
+        self._secret = os.urandom(SECRET_SIZE)
+        # Copies of the pipes for the marks: a job may close or redirect descriptors 1 and 2.
+        copies = [(os.dup(1), MARK_STDOUT), (os.dup(2), MARK_STDERR)]
+        self._pipes = [(fd, workers.unread_probe(fd), flag) for fd, flag in copies]
+        self._shield = Shield()  # of the thread that reads and sets variables
+        self._flush_c = workers.flusher_of_c()
+        self._clock = workers.start_clock()
+        self._begun = self._clock()
+        for stream in (sys.stdout, sys.stderr):
+            # Line by line, as in a terminal; and no text that a job prints may fail for the locale's encoding.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+        self._interpreter = Interpreter(own_process=True)
+        SINK.of_process = self._send_progress
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._let_go)
+
+    def serve(self, limit: int) -> None:
+        """Say that all is ready and run jobs until the channel ends."""
+        signal.signal(signal.SIGINT, self._handler)
+        for target in (self._serve_control, self._serve_variables):
+            threading.Thread(target=target, name="bgpy-workspace", daemon=True).start()
+        reason = None
+        if limit:
+            try:
+                workers.limit_memory(limit)
+            except (RuntimeError, OSError, ValueError) as error:
+                reason = str(error)
+        self._jobs.send(Kind.READY, 0, {"pid": self._pid, "secret": self._secret, "reason": reason})
+        try:
+            while (message := self._jobs.receive()) is not None:
+                self._serve_job(message)
+        except MemoryError:
+            workers.leave(NO_MEMORY)
+        except OSError:
+            pass  # the server has gone
+
+    # Jobs
+
+    def _serve_job(self, message: Message) -> None:
+        number, flags = message.number, message.flags
+        kind: Literal["file", "script", "clear"] = "script" if flags & SCRIPT else "file" if flags & FILE else "clear"
+        outcome = self._run(Order(number, kind, message.fields.get("text", ""), bool(flags & CLEAR_FIRST)))
+        if os.getpid() != self._pid:
+            workers.leave(0 if outcome is not None and outcome.state == "done" else 1)  # a job forked, and its child came here
+        if outcome is None:
+            self._flush()  # what the interrupt kept from being written
+            outcome = Outcome("interrupted", None, _NO_ERROR)
+        if self._hit and outcome.state != "done":
+            workers.end_younger_than(self._begun)  # whatever stops a job takes along what it started
+        state, value, error = outcome
+        ended: dict[str, Any] = {}
+        if value is not None:
+            ended = {"state": state, "json": value.json, "packed": None if value.packed is None else close_value(value.packed)}
+        elif error is not None:
+            ended = {"state": state, "error": error}
+        self._jobs.send(_ENDED, number, ended, self._mark(number))
+
+    def _run(self, order: Order) -> Outcome | None:
+        """Run a job; None where it was interrupted at its very end."""
+        if _signal.getsignal(_SIGINT) is not self._handler:  # not by `signal`, whose detour by names takes 5 us
+            signal.signal(signal.SIGINT, self._handler)  # the job before has put another one there
+        outcome: Outcome | None = None
+        self._begun, self._hit = self._clock(), False
+        self._current = order.number
+        try:
+            self._open = True
+            outcome = self._interpreter.run(order)
+            self._flush()
+            self._open = False
+        except KeyboardInterrupt:
+            self._open = False
+            outcome = None
+        with self._guard:
+            self._current = None
+        return outcome
+
+    def _on_interrupt(self, number: int, frame: object) -> None:
+        if not self._open:
+            return
+        if self._held:
+            self._postponed = True
+        else:
+            raise KeyboardInterrupt
+
+    def _flush(self) -> None:
+        """Write out what Python and C have buffered, whatever the job has made of its streams."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:  # noqa: BLE001 - closed, or an object of the job's that can raise anything
+                pass
+        self._flush_c()
+
+    def _mark(self, number: int) -> int:
+        """Put the mark of the job's end into both pipes; not into one that has been read empty, where all has arrived."""
+        flags = 0
+        for fd, unread, flag in self._pipes:
+            if unread():
+                os.write(fd, make_mark(self._secret, number))
+                flags |= flag
+        return flags
+
+    def _send_progress(self, name: str, done: float, total: float | None) -> None:
+        """Send one event of the running job; an interrupt waits until it has been sent whole."""
+        number, fields = self._current, {"name": plain_text(str(name)), "done": float(done), "total": _number(total)}
+        if number is None or os.getpid() != self._pid:
+            return
+        if threading.get_ident() != threading.main_thread().ident:
+            self._jobs.send(Kind.PROGRESS, number, fields)  # no signal is handled there
+            return
+        self._held = True
+        try:
+            self._jobs.send(Kind.PROGRESS, number, fields)
+        finally:
+            self._held = False
+        if self._postponed:
+            self._postponed = False
+            raise KeyboardInterrupt
+
+    def _let_go(self) -> None:
+        """Close, in a process that a job has forked, what would keep the server from seeing the end of this one."""
+        for channel in (self._jobs, self._control, self._variables):
+            channel.close()
+        while self._pipes:
+            os.close(self._pipes.pop()[0])
+
+    # Beside the jobs
+
+    def _serve_control(self) -> None:
+        workers.hold_interrupts_back()
+
+        def answer(message: Message) -> dict[str, Any]:
+            question = message.fields.get("question")
+            return {"hit": self._interrupt(message.fields["job"]) if question is None else self._shield.interrupt(question)}
+
+        self._answer(self._control, answer)
+
+    def _interrupt(self, number: int) -> bool:
+        with self._guard:
+            if self._current != number or not self._open:
+                return False
+            self._hit = True
+            workers.interrupt_own_group()
+            return True
+
+    def _serve_variables(self) -> None:
+        workers.hold_interrupts_back()
+        self._shield.thread = threading.get_ident()
+
+        def attempt(message: Message) -> dict[str, Any]:
+            try:
+                return self._read(message.fields) if message.kind == Kind.READ else self._write(message.fields)
+            except KeyboardInterrupt:
+                raise
+            except SerializationError as error:
+                return {"error": str(error)}
+            except BaseException as error:  # noqa: BLE001 - a value of the user may raise anything
+                return {"error": f"{type(error).__name__}: {plain_text(safe_text(error))}"}
+
+        def answer(message: Message) -> dict[str, Any]:
+            return self._shield.run(message.number, partial(attempt, message), {"error": "it was given up"})
+
+        self._answer(self._variables, answer)
+
+    def _read(self, fields: dict[str, Any]) -> dict[str, Any]:
+        values = self._interpreter.read(fields["names"], fields["encoding"], fields["limit"])
+        if fields["encoding"] == "objects":
+            values = {name: close_value(packed) for name, packed in values.items()}
+        return {"values": values}
+
+    def _write(self, fields: dict[str, Any]) -> dict[str, Any]:
+        self._interpreter.write(fields["name"], take_value(fields["value"]) if fields["packed"] else fields["value"])
+        return {}
+
+    def _answer(self, channel: Channel, answer: Callable[[Message], dict[str, Any]]) -> None:
+        """Answer the questions of one channel until it ends."""
+        try:
+            while (message := channel.receive()) is not None:
+                fields = answer(message)
+                try:
+                    channel.send(Kind.ANSWER, message.number, fields)
+                except MessageTooLargeError as error:
+                    channel.send(Kind.ANSWER, message.number, {"error": str(error)})
+        except OSError:
+            pass  # the server has gone
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,56 @@
+"""
+Values of the user, on their way between a worker and a Python client: closed for everybody in between.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, NamedTuple
+
+from bgpy.protocol.messages import Payload, dump, load
+
+
+class Packed:
+    """
+    A pickled value that nobody opens by accident: a message with it can be unpickled where the value's class is unknown.
+
+    Parameters
+    ----------
+    pickle, buffers
+        As in a `Payload`. Buffers travel out of band.
+    """
+
+    __slots__ = ("buffers", "pickle")
+
+    def __init__(self, pickle: Any, buffers: tuple[Any, ...] = ()) -> None:
+        self.pickle = pickle
+        self.buffers = buffers
+
+    @classmethod
+    def of(cls, value: object) -> Packed:
+        """Pack a value; raises SerializationError."""
+        payload: Payload = dump(value)
+        return cls(payload.pickle, tuple(payload.buffers))
+
+    def open(self) -> Any:
+        """Unpickle the value; raises SerializationError. Runs whatever code it asks for."""
+        return load(self.pickle, self.buffers)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Packed, (pickle.PickleBuffer(self.pickle), tuple(pickle.PickleBuffer(buffer) for buffer in self.buffers))
+
+
+class Value(NamedTuple):
+    """
+    The value of a job's last expression, both ways.
+
+    Attributes
+    ----------
+    json
+        Plain JSON data, described where it would be too large.
+    packed
+        The value itself, None where it cannot be pickled or is too large to be kept.
+    """
+
+    json: Any
+    packed: Packed | None

@@ -1,0 +1,493 @@
+"""
+One workspace: drives its queue with a backend, a store and a log of events.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+from bgpy.errors import RefusedError, StoreError
+from bgpy.tasks.workspace.backends import Abilities, Backend, Outcome
+from bgpy.tasks.workspace.events import EventLog
+from bgpy.tasks.workspace.hearing import Ear, JobTimer
+from bgpy.tasks.workspace.instructions import (
+    Acknowledge,
+    Announce,
+    Commit,
+    Instruction,
+    Interrupt,
+    Kill,
+    Run,
+    SetTimer,
+    Settle,
+    StartWorker,
+)
+from bgpy.tasks.workspace.jobs import Identity, JobRecord, JobState, Kind
+from bgpy.tasks.workspace.means import Gate, Means, Options
+from bgpy.tasks.workspace.outbox import Outbox
+from bgpy.tasks.workspace.queue import JobQueue
+from bgpy.tasks.workspace.records import StoredWorkspace, WorkspaceGone
+
+T = TypeVar("T")
+
+#: Seconds that a worker has for reading or setting variables.
+READ_TIMEOUT = 30.0
+#: Seconds in which whatever stops a job has stopped it.
+STOP_TIMEOUT = 5.0
+#: Bytes of value and output that stay in memory with an ended job whose whole record the store has.
+KEPT_OUTPUT = 4096
+#: Seconds that a start under way gets when the workspace goes.
+_START_TIMEOUT = 10.0
+
+
+class Workspace:
+    """
+    A namespace that runs jobs in order. Thread-safe; no lock is held while a backend or the store is at work.
+
+    Parameters
+    ----------
+    stored
+        What an earlier server has left of it.
+    """
+
+    def __init__(self, name: str, options: Options, means: Means, stored: StoredWorkspace | None = None) -> None:
+        self.name = name
+        self.options = options
+        self.log = EventLog()
+        self._means = means
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._queue = JobQueue(name, on_crash=options.on_crash, max_jobs=options.max_jobs, volatile=not means.keeps)
+        self._outbox = Outbox(self._lock, self._carry_out)
+        self._perform = self._outbox.empty
+        self._acknowledgements: dict[int, Gate] = {}
+        self._gates: dict[int, list[Gate]] = {}
+        self._gone = Gate()
+        self._ear: Ear | None = None
+        self._backend: Backend | None = None
+        self._prepared: tuple[Backend, Ear] | None = None
+        self._dead: list[Backend] = []
+        self._abilities: Abilities | None = None
+        self._starter: threading.Thread | None = None
+        self._start_failure = ""
+        self._closed = False
+        if stored is not None:
+            self._queue.jobs.left.update(stored.left)
+            self._queue.restore(stored.jobs, stored.next_number, stored.restarts, time.time())
+
+    def prepare(self) -> Abilities:
+        """Make the backend, without starting it; raises RefusedError where there is none of that type."""
+        ear = Ear(self)
+        backend = self._means.make_backend(self.options, ear)
+        self._prepared = backend, ear
+        self._note_abilities(backend.abilities)
+        return backend.abilities
+
+    def open(self) -> None:
+        """Start the worker; returns at once."""
+        self._tell(self._queue.want_worker)
+
+    # What clients ask for.
+
+    def push(
+        self,
+        kind: Kind,
+        text: str,
+        *,
+        clear: bool = False,
+        time_limit: float | None = None,
+        identity: Identity | None = None,
+    ) -> int:
+        """
+        Queue a job and return its number; blocks until the store has it.
+
+        Raises
+        ------
+        RefusedError
+            The workspace is gone.
+        OverloadedError
+            Too many jobs wait.
+        StoreError
+            The job could not be kept; it will not run.
+        """
+        gate = None
+        with self._lock:
+            self._check_open()
+            following = self._queue.jobs.next_number
+            number = self._queue.push(kind, text, clear=clear, time_limit=time_limit, identity=identity, now=time.time())
+            if number == following:
+                gate = self._acknowledgements[number] = Gate()
+            self._absorb()
+        self._perform()
+        if gate is not None:
+            gate.wait_for_store()
+        return number
+
+    def wait(self, number: int, timeout: float) -> JobState:
+        """
+        Wait for the end of a job; returns its state, which is not an end where that did not come in time or the server ends.
+
+        Raises StoreError where the job's end could not be kept, RefusedError where there is no such job.
+        """
+        gate = None
+        with self._lock:
+            if not self._queue.jobs.state(number).ended and not self._closed:
+                gate = Gate()
+                self._gates.setdefault(number, []).append(gate)
+        if gate is not None and not gate.wait(min(timeout, threading.TIMEOUT_MAX)):
+            with self._lock:
+                gates = self._gates.get(number, [])
+                if gate in gates:
+                    gates.remove(gate)
+        with self._lock:
+            error = self._queue.jobs.unsaved.get(number)
+            if error is not None:
+                raise error
+            return self._queue.jobs.state(number)
+
+    def state(self, number: int | None) -> JobState:
+        """Return the state of a job, None is the last one; raises RefusedError where there is no such job."""
+        with self._lock:
+            return self._queue.jobs.state(number)
+
+    def record(self, number: int | None) -> JobRecord:
+        """
+        Return all that is known of a job, None is the last one.
+
+        Raises RefusedError where there is no such job, StoreError where it cannot be read.
+        """
+        with self._lock:
+            record = self._queue.jobs.view(number)
+            left = record.number in self._queue.jobs.left
+        if left:
+            whole = self._means.store.read(self.name, record.number)
+            if whole is None:
+                raise RefusedError(f"Job {record.number} of the workspace {self.name!r} is gone", "job")
+            return whole
+        return record
+
+    def results(self) -> list[bool | None]:
+        """Return the results of all jobs that are remembered, in the order of their numbers."""
+        with self._lock:
+            jobs = self._queue.jobs
+            return [jobs.state(number).result for number in jobs.numbers()]
+
+    def status(self) -> dict[str, Any]:
+        """Return how the workspace is: the keys of the original, and more."""
+        with self._lock:
+            process = self._backend.process if self._backend is not None else None
+            return {
+                **self._queue.status(),
+                "type": self.options.type,
+                "pid": process[0] if process is not None else None,
+                "abilities": dict(self._abilities._asdict()) if self._abilities is not None else None,
+                **self._queue.jobs.bounds(),
+                "last_event": self.log.last,
+            }
+
+    def counts(self) -> dict[JobState, int]:
+        """Return how many of the remembered jobs are in each state."""
+        with self._lock:
+            return dict(self._queue.jobs.counts)
+
+    def cancel(self, number: int) -> bool:
+        """Take a waiting job out of the queue; returns whether it was waiting."""
+        return self._tell(self._queue.cancel, number, time.time())
+
+    def resume(self, number: int | None) -> int:
+        """Let held jobs run; returns how many."""
+        return self._tell(self._queue.resume, number, time.time())
+
+    def interrupt(self, number: int | None) -> bool:
+        """Raise KeyboardInterrupt in the running job, if it is that one; returns whether it was hit."""
+        return self._stop(self._queue.ask_interrupt, number) is not None
+
+    def kill(self, number: int | None) -> bool:
+        """
+        Kill the worker that runs the job; returns whether that ended it. Blocks until it has ended, a bounded time.
+
+        Raises RefusedError where the backend cannot kill.
+        """
+        if self._abilities is not None and not self._abilities.kill:
+            what = f"A job of the {self.options.type} workspace {self.name!r} cannot be killed"
+            raise RefusedError(f"{what}: there is no process of its own to end. Interrupt it: that reaches its Python code")
+        killed = self._stop(self._queue.ask_kill, number)
+        return killed is not None and self.wait(killed, STOP_TIMEOUT) is JobState.KILLED
+
+    def read(
+        self, names: list[str] | None, encoding: Literal["json", "objects"], limit: int | None, timeout: float = READ_TIMEOUT
+    ) -> dict[str, Any]:
+        """Return variables, as `Backend.read`; blocks until there is a worker. Raises RefusedError where it does not answer."""
+        return self._ask(lambda backend, left: backend.read(names, encoding, limit, left), timeout)
+
+    def write(self, name: str, value: Any, timeout: float = READ_TIMEOUT) -> None:
+        """Set a variable, as `Backend.write`; raises as `read`, and SerializationError."""
+        self._ask(lambda backend, left: backend.write(name, value, left), timeout)
+
+    def destroy(self) -> None:
+        """End the workspace with all that it runs, and forget it; blocks until the store has, raises StoreError."""
+        self._tell(self._queue.destroy, time.time())
+        with self._lock:
+            backend = self._backend
+        if backend is not None:
+            backend.kill()
+        try:
+            self._gone.wait_for_store()
+        finally:
+            self.close()
+
+    def shut(self) -> None:
+        """Begin to close: nothing starts any more, whoever waits is woken, and a job that runs is killed. Does not block."""
+        with self._changed:
+            self._closed = True
+            self._queue.close()
+            self._absorb()
+            backend, busy = self._backend, self._queue.is_running()
+            waiting = [gate for gates in self._gates.values() for gate in gates]
+            self._gates.clear()
+            self._changed.notify_all()
+        for gate in waiting:
+            gate.open()
+        self.log.close()
+        if backend is not None and busy:
+            backend.kill()
+
+    def close(self) -> None:
+        """End the worker and wait for it, a bounded time. What the store knows stays. Again is fine."""
+        self.shut()
+        starter = self._starter
+        if starter is not None and starter is not threading.current_thread():
+            starter.join(_START_TIMEOUT)
+        with self._lock:
+            backend, self._backend, self._ear = self._backend, None, None
+            if backend is not None:
+                self._dead.append(backend)
+            if self._prepared is not None:
+                self._dead.append(self._prepared[0])
+                self._prepared = None
+        self._bury()
+
+    # What the backend tells; each from its own threads, in order.
+
+    def heard_output(self, number: int | None, stream: Literal["stdout", "stderr"], data: bytes, text: str) -> None:
+        """Take what was written."""
+        with self._lock:
+            self._queue.output(number, stream, data)
+            if text:
+                self.log.add("output", number, time.time(), {"stream": stream, "text": text})
+
+    def heard_progress(self, number: int, name: str, done: float, total: float | None) -> None:
+        """Take how far a job has come."""
+        self.log.add("progress", number, time.time(), {"name": name, "done": done, "total": total})
+
+    def heard_end(self, ear: Ear, number: int, outcome: Outcome) -> None:
+        """Take the end of a job."""
+        with self._lock:
+            if ear is not self._ear:
+                return
+            self._queue.ended(number, outcome, time.time())
+            self._absorb()
+        self._perform()
+
+    def heard_death(self, ear: Ear, reason: str, memory: bool) -> None:
+        """Take the end of a worker."""
+        with self._changed:
+            ear.death = reason, memory
+            if ear is not self._ear:
+                return  # it has not been taken into service yet, or is out of it
+            self._note_death(reason, memory)
+        self._perform()
+
+    def time_passed(self, number: int) -> None:
+        """Take the end of a job's time. For the thread of the deadlines."""
+        with self._lock:
+            self._queue.time_passed(number, time.time())
+            backend, urgent = self._backend, self._absorb()
+        self._perform()
+        if urgent:
+            # Not by this thread, which serves all workspaces: a worker deep in C code takes its time to say that it was hit.
+            arguments = (urgent, backend)
+            threading.Thread(target=self._urge_all, args=arguments, name="bgpy-time-limit", daemon=True).start()
+
+    def runs(self, number: int) -> bool:
+        """Tell whether a job runs now; without the lock, so what it tells may be over."""
+        return self._queue.runs(number)
+
+    # How the queue's instructions are carried out.
+
+    def _tell(self, method: Callable[..., T], *arguments: Any) -> T:
+        with self._lock:
+            self._check_open()
+            result = method(*arguments)
+            self._absorb()
+        self._perform()
+        return result
+
+    def _stop(self, ask: Callable[[int | None, float], int | None], number: int | None) -> int | None:
+        """Ask for the end of the running job; returns its number where it was hit."""
+        with self._changed:
+            self._check_open()
+            # On its way to the worker it can be hit neither here nor there.
+            self._changed.wait_for(lambda: not self._queue.is_being_handed(), STOP_TIMEOUT)
+            hit = ask(number, time.time())
+            backend, urgent = self._backend, self._absorb()
+        self._perform()
+        # By this thread, not by whoever performs: that may be the one which reads what the worker answers.
+        missed = [instruction for instruction in urgent if not self._urge(instruction, backend)]
+        return None if missed else hit
+
+    def _urge_all(self, instructions: list[Interrupt | Kill], backend: Backend | None) -> None:
+        for instruction in instructions:
+            self._urge(instruction, backend)
+
+    def _urge(self, instruction: Interrupt | Kill, backend: Backend | None) -> bool:
+        if backend is None:
+            return False
+        if isinstance(instruction, Interrupt):
+            return backend.interrupt(instruction.number)
+        if backend.kill():
+            return True
+        with self._lock:
+            self._queue.kill_failed(time.time())
+            self._absorb()
+        self._perform()
+        return False
+
+    def _absorb(self) -> list[Interrupt | Kill]:
+        """Do at once what cannot block, put the rest into the outbox, and return what the caller has to do without the lock."""
+        assert self._lock.locked()
+        urgent: list[Interrupt | Kill] = []
+        for instruction in self._queue.take():
+            if type(instruction) is Announce:
+                self.log.add(instruction.event, instruction.job, time.time(), instruction.details)
+            elif type(instruction) is Acknowledge:
+                gate = self._acknowledgements.pop(instruction.number, None)
+                if gate is not None:
+                    gate.open(instruction.error)
+            elif type(instruction) is Settle:
+                if self._means.keeps:
+                    self._queue.jobs.let_go(instruction.number, KEPT_OUTPUT)
+                for gate in self._gates.pop(instruction.number, ()):
+                    gate.open()
+            elif isinstance(instruction, (Interrupt, Kill)):
+                urgent.append(instruction)
+            else:
+                self._outbox.put(instruction, self._backend)
+        return urgent
+
+    def _carry_out(self, instruction: Instruction, backend: Backend | None) -> None:
+        if isinstance(instruction, Commit):
+            try:
+                self._means.store.commit(instruction.changes, lambda error: self._committed(instruction, error))
+            except StoreError as error:
+                self._committed(instruction, error)
+        elif isinstance(instruction, Run):
+            if backend is not None:
+                backend.run(instruction.order)
+            with self._changed:
+                self._queue.handed(instruction.order.number)
+                self._absorb()
+                self._changed.notify_all()
+        elif isinstance(instruction, SetTimer):
+            if instruction.seconds < threading.TIMEOUT_MAX / 2:
+                self._means.deadlines.add(JobTimer(self, instruction.number), instruction.seconds)
+        elif isinstance(instruction, StartWorker):
+            with self._lock:
+                if not self._closed:
+                    # Within the lock, so that `close` finds it running or prevents it.
+                    self._starter = threading.Thread(target=self._start_worker, name="bgpy-worker-start", daemon=True)
+                    self._starter.start()
+
+    def _committed(self, commit: Commit, error: StoreError | None) -> None:
+        with self._lock:
+            self._queue.committed(commit, error, time.time())
+            self._absorb()
+        if any(isinstance(change, WorkspaceGone) for change in commit.changes):
+            self._gone.open(error)
+        self._perform()
+
+    def _start_worker(self) -> None:
+        """Make a worker and take it into service; for a thread of its own."""
+        self._bury()
+        with self._lock:
+            prepared, self._prepared = self._prepared, None
+        backend = None
+        try:
+            ear = Ear(self)
+            backend, ear = prepared or (self._means.make_backend(self.options, ear), ear)
+            backend.start()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the jobs that wait for this worker must hear of it
+            if backend is not None:
+                backend.close()
+            with self._changed:
+                self._start_failure = f"{type(error).__name__}: {error}"
+                self._queue.start_failed(self._start_failure, time.time())
+                self._absorb()
+                self._changed.notify_all()
+            self._perform()
+            return
+        with self._changed:
+            closed = self._closed
+            if not closed:
+                self._note_abilities(backend.abilities)
+                self._backend, self._ear = backend, ear
+                self._queue.ready(backend.process, time.time())
+                self._absorb()
+                if ear.death is not None:
+                    self._note_death(*ear.death)
+                self._changed.notify_all()
+        if closed:
+            backend.close()
+        self._perform()
+
+    def _note_abilities(self, abilities: Abilities) -> None:
+        self._abilities = abilities
+        self._queue.can_kill = abilities.kill
+
+    def _note_death(self, reason: str, memory: bool) -> None:
+        assert self._backend is not None
+        self._dead.append(self._backend)
+        self._backend = self._ear = None
+        self._queue.died(reason, memory, time.time())
+        self._absorb()
+        self._changed.notify_all()
+
+    def _bury(self) -> None:
+        """Close the backends that have died."""
+        with self._lock:
+            dead, self._dead = self._dead, []
+        for backend in dead:
+            backend.close()
+
+    def _ask(self, use: Callable[[Backend, float], T], timeout: float) -> T:
+        """Use the worker. Its successor is not asked: the question may be what it died of, and its variables are gone."""
+        deadline = time.monotonic() + timeout
+        backend = self._wait_for_backend(deadline)
+        try:
+            return use(backend, _left(deadline))
+        except EOFError:
+            raise RefusedError(f"The worker of {self.name!r} died before it had answered") from None
+        except TimeoutError:
+            raise RefusedError(f"The worker of {self.name!r} did not answer within {timeout:g} s") from None
+
+    def _wait_for_backend(self, deadline: float) -> Backend:
+        self._tell(self._queue.want_worker)
+        with self._changed:
+            came = self._changed.wait_for  # a worker, or word that none comes
+            came(lambda: self._closed or self._backend is not None or self._queue.lacks_worker(), _left(deadline))
+            self._check_open()
+            if self._backend is None:
+                why = f"could not be started: {self._start_failure}" if self._queue.lacks_worker() else "is not ready"
+                raise RefusedError(f"The worker of {self.name!r} {why}")
+            return self._backend
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RefusedError(f"The workspace {self.name!r} is gone", "name")
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.0)

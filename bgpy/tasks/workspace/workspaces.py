@@ -1,0 +1,259 @@
+"""
+All workspaces of one server, by name, and what they share.
+"""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+import threading
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal
+
+from bgpy.errors import RefusedError, WorkspaceNotFoundError
+from bgpy.serving.deadlines import Deadlines
+from bgpy.system import kill_process, wait_for_end
+from bgpy.tasks.workspace.backends import NAMES, Backend, Listener
+from bgpy.tasks.workspace.jobs import JobState
+from bgpy.tasks.workspace.means import Gate, Means, Options
+from bgpy.tasks.workspace.queue import MAX_JOBS
+from bgpy.tasks.workspace.records import StoredWorkspace, WorkspaceCreated
+from bgpy.tasks.workspace.store import MemoryStore, SqliteStore, Store
+from bgpy.tasks.workspace.workspace import KEPT_OUTPUT, Workspace
+
+#: Characters of a name.
+MAX_NAME = 200
+#: Seconds that a worker of a killed server has to end by itself, as it does when its control pipe ends.
+_SURVIVOR_TIMEOUT = 2.0
+
+MakeBackend = Callable[[Options, Listener], Backend]
+
+
+class Workspaces:
+    """
+    The workspaces of one server. Thread-safe.
+
+    Parameters
+    ----------
+    store
+        The path of a file for jobs and results, a `Store`, or None to keep them in memory.
+    synchronous
+        "NORMAL": what was acknowledged survives the death of the server; "FULL": also a power cut.
+    max_jobs
+        How many jobs a workspace remembers, unless it is created with another number.
+    make_backend
+        For tests and for backends of other packages; None finds them by name.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be used, or another server has it.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | None = None,
+        *,
+        synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+        max_jobs: int = MAX_JOBS,
+        make_backend: MakeBackend | None = None,
+    ) -> None:
+        if store is None:
+            store = MemoryStore()
+        elif isinstance(store, str):
+            store = SqliteStore(store, synchronous=synchronous)
+        self._store = store
+        self._max_jobs = max_jobs
+        self._backends = Backends()
+        self._means = Means(store, not isinstance(store, MemoryStore), Deadlines(), make_backend or self._backends.make)
+        self._lock = threading.Lock()
+        self._workspaces: dict[str, Workspace] = {}
+        self._coming: set[str] = set()
+        #: Whether the service is switched on.
+        self.on = True
+        self._closed = False
+        try:
+            self._take_up(store.load(KEPT_OUTPUT))
+        except BaseException:
+            self.close()
+            raise
+
+    def __getitem__(self, name: str) -> Workspace:
+        """Return a workspace; raises WorkspaceNotFoundError."""
+        workspace = self._workspaces.get(name)
+        if workspace is None:
+            raise WorkspaceNotFoundError(name)
+        return workspace
+
+    def names(self) -> list[str]:
+        """Return the names, in the order in which the workspaces were made."""
+        with self._lock:
+            return list(self._workspaces)
+
+    def create(self, name: str | None = None, **options: Any) -> Workspace:
+        """
+        Create a workspace; returns once the store has it. Its worker starts meanwhile.
+
+        Parameters
+        ----------
+        name
+            None for a random one.
+        options
+            The fields of `Options`; `type` is a name or a number.
+
+        Raises
+        ------
+        RefusedError
+            The name is taken, or cannot be used; there is no such type, or it cannot limit memory.
+        StoreError
+            It could not be kept.
+        """
+        name = secrets.token_hex(8) if name is None else name
+        _check_name(name)
+        type_name = options.get("type", "process")
+        options = {"max_jobs": self._max_jobs, **options, "type": NAMES.get(type_name, type_name)}
+        with self._lock:
+            if self._closed:
+                raise RefusedError("The server is ending")
+            if name in self._workspaces or name in self._coming:
+                raise RefusedError(f"There is a workspace {name!r} already", "name")
+            self._coming.add(name)
+        workspace = None
+        try:
+            workspace = self._make(name, Options(**options))
+            with self._lock:
+                if self._closed:
+                    raise RefusedError("The server is ending")
+                self._workspaces[name] = workspace
+            workspace.open()
+        except BaseException:
+            if workspace is not None:
+                workspace.close()
+            raise
+        finally:
+            with self._lock:
+                self._coming.discard(name)
+        return workspace
+
+    def destroy(self, name: str | None = None) -> None:
+        """End one or all workspaces; raises WorkspaceNotFoundError and StoreError."""
+        workspaces = [self[name]] if name is not None else list(self._workspaces.values())
+        for workspace in workspaces:
+            try:
+                workspace.destroy()
+            finally:
+                with self._lock:
+                    if self._workspaces.get(workspace.name) is workspace:
+                        del self._workspaces[workspace.name]
+
+    def switch_on(self) -> None:
+        """Undo `switch_off`."""
+        self.on = True
+
+    def switch_off(self) -> None:
+        """End all workspaces and take no requests until `switch_on`."""
+        self.on = False
+        self.destroy()
+
+    def metrics(self) -> dict[str, Any]:
+        """Return how many workspaces there are, and how many of their remembered jobs are in each state."""
+        with self._lock:
+            workspaces = list(self._workspaces.values())
+        counts: Counter[JobState] = Counter()
+        for workspace in workspaces:
+            counts.update(workspace.counts())
+        return {"workspaces": len(workspaces), "jobs": {state.value: counts[state] for state in JobState}}
+
+    def shut(self) -> None:
+        """Begin to close: nothing starts any more, and whoever waits for a job, or watches, is woken. Does not block."""
+        with self._lock:
+            self._closed = True
+            workspaces = list(self._workspaces.values())
+        for workspace in workspaces:
+            workspace.shut()
+
+    def close(self) -> None:
+        """End all workers in bounded time and close the store: what it has waits for the next server. Again is fine."""
+        with self._lock:
+            self._closed = True
+            workspaces = list(self._workspaces.values())
+        # All at once: each may take a moment to end politely.
+        threads = [threading.Thread(target=workspace.close, name="bgpy-workspace-end") for workspace in workspaces]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self._means.deadlines.close()
+        self._backends.close()
+        self._store.close()
+
+    def _make(self, name: str, options: Options) -> Workspace:
+        workspace = Workspace(name, options, self._means)
+        try:
+            abilities = workspace.prepare()
+            if options.memory_limit is not None and not abilities.memory_limit:
+                raise RefusedError(f"A {options.type} workspace cannot limit its memory here", "memory_limit")
+            gate = Gate()
+            self._store.commit([WorkspaceCreated(name, options._asdict())], gate.open)
+            gate.wait_for_store()
+        except BaseException:
+            workspace.close()
+            raise
+        return workspace
+
+    def _take_up(self, stored: list[StoredWorkspace]) -> None:
+        for each in stored:
+            if each.worker is not None and not wait_for_end(*each.worker, _SURVIVOR_TIMEOUT):
+                # Stopped, or deaf: it must be gone before the queue opens, or two would use the same files.
+                kill_process(*each.worker)
+                wait_for_end(*each.worker, _SURVIVOR_TIMEOUT)
+        for each in stored:
+            known = {field: value for field, value in each.options.items() if field in Options._fields}
+            workspace = self._workspaces[each.name] = Workspace(each.name, Options(**known), self._means, each)
+            workspace.open()
+
+
+class Backends:
+    """Find backends by name, and own what those of a kind share. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spawner: Any = None
+
+    def make(self, options: Options, listener: Listener) -> Backend:
+        """Make a backend, a file of the folder ``backends`` each; raises RefusedError where there is none of that name."""
+        if options.type not in NAMES.values():
+            raise RefusedError(f"There is no backend {options.type!r}", "type")
+        try:
+            module = importlib.import_module(f"bgpy.tasks.workspace.backends.{options.type}")
+        except ImportError as error:
+            raise RefusedError(f"The backend {options.type!r} is not installed here: {error}", "type") from error
+        backend: Backend
+        if options.type == "process":
+            backend = module.ProcessBackend(listener, spawner=self._shared_spawner(module), memory_limit=options.memory_limit)
+        else:
+            backend = getattr(module, f"{options.type.capitalize()}Backend")(listener)
+        return backend
+
+    def close(self) -> None:
+        """End what was shared."""
+        with self._lock:
+            spawner, self._spawner = self._spawner, None
+        if spawner is not None:
+            spawner.close()
+
+    def _shared_spawner(self, module: Any) -> Any:
+        with self._lock:
+            if self._spawner is None:
+                self._spawner = module.Spawner()
+            return self._spawner
+
+
+def _check_name(name: str) -> None:
+    if not 0 < len(name) <= MAX_NAME:
+        raise RefusedError(f"A workspace's name has 1 to {MAX_NAME} characters, not {len(name)}", "name")
+    # Half of a surrogate pair is no character, and no store or terminal takes it.
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise RefusedError("A workspace's name has no control characters", "name")

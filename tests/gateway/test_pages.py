@@ -1,0 +1,101 @@
+"""The calls of docs/http.rst, run with curl against the workspaces themselves; and what docs/gateway.rst says."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import re
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.gateways import TOKEN, RunningGateway
+from support.pages import ROOT, Block, as_program, assert_prints, expected_output, read_blocks, run
+from support.servers import background_server
+
+from bgpy.gateway import Limits, cookie, create_app, limits, serving
+
+PAGE = "docs/http.rst"
+HOST = "http://127.0.0.1:8000/"
+
+
+def calls() -> list[tuple[Block, Block]]:
+    """Return each call with the answer that the page shows behind it."""
+    return [(block, answer) for block, answer in pairwise(read_blocks(PAGE)) if block.kind == "shell"]
+
+
+def matches(got: Any, want: Any) -> bool:
+    """Compare JSON with that of the page, where "..." stands for any value, and as a key for any others."""
+    if want == "...":
+        return True
+    if isinstance(want, dict) and isinstance(got, dict):
+        named = {key: value for key, value in want.items() if key != "..."}
+        if "..." not in want and set(got) != set(named):
+            return False
+        return all(key in got and matches(got[key], value) for key, value in named.items())
+    return bool(got == want)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_every_call_of_the_page_answers_what_the_page_says(tmp_path: Path) -> None:
+    (tmp_path / "login").write_text(f"Authorization: Bearer {TOKEN}\n", encoding="utf-8")
+    with background_server("bgpy.tasks.workspace", token=TOKEN) as server:
+        gateway = RunningGateway(server)
+        try:
+            for call, answer in calls():
+                script = call.text.replace(HOST, gateway.url).replace("curl ", "curl -sS --max-time 30 ")
+                ran = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+                where = f"{PAGE}, line {call.line}: {call.text}\n{ran.stdout}{ran.stderr}"
+                assert ran.returncode == 0, where
+                if answer.kind == "json":
+                    assert matches(json.loads(ran.stdout), json.loads(answer.text)), where
+                else:
+                    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+                    assert doctest.OutputChecker().check_output(answer.text, ran.stdout, flags), where
+        finally:
+            gateway.end()
+
+
+def test_every_endpoint_is_on_the_page() -> None:
+    called = {path.rstrip("/") or "/" for call, _ in calls() for path in re.findall(rf"{HOST[:-1]}(/\S*)", call.text)}
+    doors = {door.path for door in create_app(token=TOKEN).table.doors}
+    assert called == doors - {"/page.css", "/page.js"}
+
+
+def test_every_call_has_its_answer_behind_it() -> None:
+    assert len(calls()) > 25
+    assert {answer.kind for _, answer in calls()} == {"json", "text"}
+
+
+def test_the_comparison_finds_what_differs() -> None:
+    assert matches({"a": 1, "b": 2}, {"a": 1, "...": "..."})
+    assert not matches({"a": 1, "b": 2}, {"a": 1})
+    assert not matches({"b": 2}, {"a": 1, "...": "..."})
+    assert not matches({"a": {"c": 1}}, {"a": {"c": 2}})
+
+
+@pytest.mark.process
+def test_the_program_of_the_page_about_the_gateway_does_what_it_says(tmp_path: Path) -> None:
+    blocks = read_blocks("docs/gateway.rst")
+    assert_prints(run(as_program(blocks), tmp_path), expected_output(blocks))
+
+
+def test_the_limits_on_the_page_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/gateway.rst").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^(\w[^`\n]*?(?:``timeout``)?)  +([\d,]+(?: [KM]iB)?)$", page, re.MULTILINE))
+    units = {"KiB": 1 << 10, "MiB": 1 << 20}
+    values = []
+    for value in rows.values():
+        number, _, unit = value.partition(" ")
+        values.append(int(number.replace(",", "")) * units.get(unit, 1))
+    ours = Limits()
+    assert values == [
+        *(ours.head_timeout, ours.max_body_size, ours.body_timeout, limits.MAX_DEPTH, limits.MAX_DIGITS),
+        *(ours.max_message_size, ours.first_message_timeout, ours.request_timeout),
+        *(ours.max_requests, ours.max_watchers, serving.MAX_CONNECTIONS),
+    ]
+    assert f"({cookie.LIFETIME // 3600} hours)" in page

@@ -1,0 +1,61 @@
+"""Requests of all kinds that the OpenAPI description allows, and such that it does not: every answer is one that it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode, checks
+from support.gateways import BEARER, TOKEN, RunningGateway, Workspaces, running_gateway
+
+from bgpy.gateway import create_app
+from bgpy.gateway.openapi import make_openapi
+
+#: Bad data is refused with status 200 on the commands' endpoints, as the clients of Pserve expect.
+ENVELOPED = [checks.negative_data_rejection]
+SCHEMA = schemathesis.openapi.from_dict(make_openapi(create_app(token=TOKEN, port=1).table.doors))
+
+
+@SCHEMA.auth()
+class Login:
+    """Log in, but where a check looks whether that is asked for."""
+
+    def get(self, case: Any, context: schemathesis.AuthContext) -> str:
+        return BEARER["authorization"]
+
+    def set(self, case: Any, data: str, context: schemathesis.AuthContext) -> None:
+        case.headers["Authorization"] = data
+
+
+OPERATIONS: list[Any] = [operation.ok() for operation in SCHEMA.get_all_operations()]  # type: ignore[union-attr]
+CASES = [
+    pytest.param(operation, mode, id=f"{operation.label} {word}")
+    for operation in OPERATIONS
+    for word, mode in (("good", GenerationMode.POSITIVE), ("bad", GenerationMode.NEGATIVE))
+    if mode is GenerationMode.POSITIVE or operation.body.items
+]
+
+
+@pytest.fixture
+def gateway(workspaces: Workspaces) -> Iterator[RunningGateway]:
+    workspaces.answers["watch"] = lambda args: {"request_result": True, "result": {"event": "end", "number": 1}}
+    with running_gateway(workspaces) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("operation", "mode"), CASES)
+def test_every_answer_is_as_described(gateway: RunningGateway, operation: Any, mode: GenerationMode) -> None:
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+    def check(case: Any) -> None:
+        case.call_and_validate(base_url=gateway.url, excluded_checks=ENVELOPED)
+
+    check()
+
+
+def test_the_description_that_is_served_is_the_one_that_is_tested(gateway: RunningGateway) -> None:
+    with gateway.client() as http:
+        assert http.get("/openapi.json").json() == SCHEMA.raw_schema

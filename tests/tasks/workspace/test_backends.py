@@ -1,0 +1,308 @@
+"""One suite for all backends; what one cannot do, it is not asked for, but must say so."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support.backends import PATIENCE, Recorder, Session
+
+from bgpy.errors import SerializationError
+from bgpy.tasks.workspace.backends import Abilities, Backend, Order, Outcome
+from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
+from bgpy.tasks.workspace.backends.thread import ThreadBackend
+from bgpy.tasks.workspace.values import Packed
+
+DONE = Outcome("done", None, None)
+
+
+@pytest.fixture(params=["process", "thread"])
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Session]]:
+    """Return what starts a backend; all are closed in the end."""
+    spawner = Spawner() if request.param == "process" else None
+    backends: list[Backend] = []
+
+    def start() -> Session:
+        recorder = Recorder()
+        backend: Backend = ThreadBackend(recorder) if spawner is None else ProcessBackend(recorder, spawner=spawner)
+        backends.append(backend)
+        backend.start()
+        return Session(backend, recorder)
+
+    yield start
+    for backend in backends:
+        backend.close()
+    if spawner is not None:
+        spawner.close()
+
+
+@pytest.fixture
+def session(make: Callable[[], Session]) -> Session:
+    return make()
+
+
+def test_abilities_are_told(session: Session) -> None:
+    own = isinstance(session.backend, ProcessBackend)
+    assert session.backend.abilities == Abilities(own, own, own, own, own)
+    assert (session.backend.process is not None) is own
+
+
+def test_a_job_runs_and_its_end_is_told(session: Session) -> None:
+    assert session.run("x = 1") == DONE
+    assert session.value("x + 1") == 2
+    outcome = session.run("1 / 0")
+    assert outcome.state == "failed"
+    assert outcome.error is not None
+    assert outcome.error["type"] == "ZeroDivisionError"
+    assert "    1 / 0\n" in outcome.error["traceback"]
+    assert session.run("", "clear") == DONE
+    assert session.run("x").state == "failed"
+    assert session.value("__name__") == "__main__"
+
+
+def test_two_backends_have_namespaces_of_their_own(make: Callable[[], Session]) -> None:
+    first, second = make(), make()
+    first.run("x = 1; print('first')")
+    second.run("x = 2; print('second')")
+    assert (first.value("x"), second.value("x")) == (1, 2)
+    assert (first.recorder.text(0), second.recorder.text(0)) == ("first\n", "second\n")
+
+
+def test_output_is_told_before_the_end_and_as_it_comes(session: Session) -> None:
+    script = "import sys\ngo = False\nprint('one', flush=True)\nprint('ü\\udc80', file=sys.stderr)\nwhile not go: pass"
+    number = session.begin(script)
+    session.recorder.wait_for_text(number, "one\n")
+    session.backend.write("go", True, PATIENCE)
+    assert session.recorder.outcome(number) == DONE
+    assert session.text("stderr") == "ü\\udc80\n"
+
+
+def test_each_job_has_its_own_output_and_none_comes_late(session: Session) -> None:
+    for number in range(300):
+        session.run(f"print({number})\nprint('e{number}', end='', file=__import__('sys').stderr)")
+    told = [each for each in session.recorder.told if each[0] in ("output", "ended")]
+    for number in range(300):
+        own = [each for each in told if each[1] == number]
+        assert own[-1] == ("ended", number, DONE)
+        assert session.recorder.text(number) == f"{number}\n"
+        assert session.recorder.text(number, "stderr") == f"e{number}"
+    assert session.recorder.text(None) == ""
+
+
+def test_many_small_jobs_back_to_back(session: Session) -> None:
+    for number in range(2000):
+        assert session.run(f"x = {number}") == DONE
+    assert session.backend.read(["x"], "json", None, PATIENCE) == {"x": 1999}
+
+
+def test_variables_are_read_and_set_also_while_a_job_runs(session: Session) -> None:
+    number = session.begin("go, data = False, b'x' * 100_000\nprint('ready', flush=True)\nwhile not go: pass\ngo")
+    session.recorder.wait_for_text(number, "ready")
+    assert session.backend.read(None, "json", 100, PATIENCE)["data"]["truncated"] is True
+    read = session.backend.read(["data", "go", "missing"], "objects", None, PATIENCE)
+    assert {name: packed.open() for name, packed in read.items()} == {"data": b"x" * 100_000, "go": False}
+    session.backend.write("go", Packed.of({"set": {1}}), PATIENCE)
+    outcome = session.recorder.outcome(number)
+    assert outcome.value is not None
+    assert outcome.value.packed is not None
+    assert outcome.value.packed.open() == {"set": {1}}
+
+
+def test_a_class_of_the_jobs_travels_by_value(session: Session) -> None:
+    session.run("class Point:\n    def __init__(self, x): self.x = x\n    def double(self): return 2 * self.x\np = Point(4)")
+    opened: Any = session.backend.read(["p"], "objects", None, PATIENCE)["p"].open()
+    assert opened.double() == 8
+
+
+def test_what_cannot_be_opened_is_not_set(session: Session) -> None:
+    with pytest.raises(SerializationError, match="unpickle"):
+        session.backend.write("x", Packed(b"\x80\x05rubbish"), PATIENCE)
+    assert session.backend.read(None, "json", None, PATIENCE) == {}
+
+
+SLOW = """
+import threading
+gate = threading.Event()
+class Slow:
+    def __reduce__(self):
+        gate.wait(20)
+        return str, ('slow',)
+x = Slow()
+"""
+
+
+def test_a_read_that_takes_too_long_is_given_up_and_the_next_one_gets_its_own_answer(session: Session) -> None:
+    session.run(SLOW)
+    with pytest.raises(TimeoutError):
+        session.backend.read(["x"], "objects", None, 0.05)
+    session.run("gate.set()\ny = 5")
+    assert session.backend.read(["y"], "json", None, PATIENCE) == {"y": 5}
+
+
+def test_a_variable_whose_own_methods_never_end_keeps_nobody_from_reading_others(session: Session) -> None:
+    session.run("class Endless:\n    def __reduce__(self):\n        while True: pass\nx, y = Endless(), 5")
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            session.backend.read(["x"], "objects", None, 0.3)
+    assert session.backend.read(["y"], "json", None, PATIENCE) == {"y": 5}
+    session.backend.write("y", 6, PATIENCE)
+    assert session.value("y") == 6
+
+
+def test_an_interrupt_ends_a_loop_and_names_its_job(session: Session) -> None:
+    session.run("x = 1")
+    assert not session.backend.interrupt(0)
+    number = session.begin("print('in', flush=True)\nwhile True: pass")
+    session.recorder.wait_for_text(number, "in")
+    assert not session.backend.interrupt(number - 1)
+    assert not session.backend.interrupt(number + 1)
+    assert session.backend.interrupt(number)
+    outcome = session.recorder.outcome(number)
+    assert outcome.state == "interrupted"
+    assert outcome.error is not None
+    assert outcome.error["type"] == "KeyboardInterrupt"
+    assert session.value("x") == 1
+
+
+def test_an_interrupt_hits_its_job_or_none(session: Session) -> None:
+    """A plain signal, or exception, that is under way when its job ends would hit the next one, or the worker between two."""
+    states = set()
+    for trial in range(150):
+        number = session.begin(f"print('in', flush=True)\nfor i in range({trial * 7919 % 300_000}): pass")
+        session.recorder.wait_for_text(number, "in")
+        hit = session.backend.interrupt(number)
+        state = session.recorder.outcome(number).state
+        assert hit == (state == "interrupted")  # never done all the same, never interrupted unheard
+        states.add(state)
+        assert session.run("for i in range(300): pass") == DONE
+    assert states == {"done", "interrupted"}
+
+
+def test_an_interrupt_that_comes_late_does_not_hit_the_next_job(session: Session) -> None:
+    target, over = [-1], threading.Event()
+
+    def interrupt_the_even_ones() -> None:
+        while not over.is_set():
+            session.backend.interrupt(target[0])
+
+    thread = threading.Thread(target=interrupt_the_even_ones)
+    thread.start()
+    try:
+        for _ in range(200):
+            target[0] = session.begin("for i in range(2000): pass")
+            session.recorder.outcome(target[0])
+            assert session.run("for i in range(2000): pass") == DONE
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_an_interrupt_may_be_caught_by_the_job(session: Session) -> None:
+    number = session.begin(
+        "try:\n    print('in', flush=True)\n    while True: pass\nexcept KeyboardInterrupt:\n    x = 'caught'\nx"
+    )
+    session.recorder.wait_for_text(number, "in")
+    assert session.backend.interrupt(number)
+    outcome = session.recorder.outcome(number)
+    assert outcome.value is not None
+    assert outcome.value.json == "caught"
+
+
+def test_progress_is_told_in_order(session: Session) -> None:
+    session.run("from bgpy.tasks.workspace import progress\nfor i in progress(range(5), 'rows'): print(i)")
+    told = [each for each in session.recorder.told if each[0] == "progress"]
+    assert told[0] == ("progress", 0, "rows", 0, 5)
+    assert told[-1] == ("progress", 0, "rows", 5, 5)
+
+
+def test_a_thread_that_a_job_started_tells_progress_where_the_process_is_the_jobs_own(session: Session) -> None:
+    session.run(
+        "import threading\nfrom bgpy.tasks.workspace import progress\n"
+        "thread = threading.Thread(target=lambda: list(progress(range(3), 'beside')))\nthread.start()\nthread.join()"
+    )
+    told = [each for each in session.recorder.told if each[0] == "progress"]
+    assert told[-1:] == ([("progress", 0, "beside", 3, 3)] if session.backend.abilities.own_main else [])
+
+
+def test_interrupts_do_not_tear_progress_apart(session: Session) -> None:
+    script = (
+        "from bgpy.tasks.workspace.progress import SINK\nprint('in', flush=True)\nwhile True: SINK.get()('x' * 300_000, 1, None)"
+    )
+    for _ in range(20):
+        number = session.begin(script)
+        session.recorder.wait_for_text(number, "in")
+        assert session.backend.interrupt(number)
+        assert session.recorder.outcome(number).state == "interrupted"
+    assert session.value("1 + 1") == 2
+
+
+def test_a_listener_may_start_the_next_job_at_the_end_of_one(session: Session) -> None:
+    recorder, ended = session.recorder, session.recorder.ended
+    numbers: list[int] = []
+
+    def start_next(number: int, outcome: Outcome) -> None:
+        ended(number, outcome)
+        if number < 50:
+            numbers.append(session.begin("x = 1"))
+
+    recorder.ended = start_next  # type: ignore[method-assign]
+    session.begin("x = 0")
+    assert recorder.outcome(50) == DONE
+    assert numbers == list(range(1, 51))
+
+
+def test_after_close_nothing_is_there(session: Session) -> None:
+    session.run("x = 1")
+    session.backend.close()
+    session.backend.close()
+    with pytest.raises(EOFError):
+        session.backend.read(None, "json", None, PATIENCE)
+    with pytest.raises(EOFError):
+        session.backend.write("x", 1, PATIENCE)
+    assert not session.backend.interrupt(0)
+
+
+def test_close_ends_a_job_that_runs(session: Session) -> None:
+    number = session.begin("print('in', flush=True)\nwhile True: pass")
+    session.recorder.wait_for_text(number, "in")
+    session.backend.close()
+
+
+def test_a_backend_that_was_never_started_can_be_closed() -> None:
+    ThreadBackend(Recorder()).close()
+    spawner = Spawner()
+    ProcessBackend(Recorder(), spawner=spawner).close()
+    spawner.close()
+
+
+def test_kill_says_whether_it_can(session: Session) -> None:
+    number = session.begin("print('in', flush=True)\nwhile not globals().get('go'): pass")
+    session.recorder.wait_for_text(number, "in")
+    killed = session.backend.kill()
+    assert killed is session.backend.abilities.kill
+    if killed:
+        assert session.recorder.death() == ("signal SIGKILL", False)
+        session.backend.run(Order(9, "script", "1", False))
+        assert session.recorder.told[-1][0] == "died"
+    else:
+        session.backend.write("go", True, PATIENCE)
+        assert session.recorder.outcome(number) == DONE
+
+
+def test_the_streams_of_the_process_are_left_as_they_were(
+    make: Callable[[], Session], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sys.stdout, sys.stderr
+    session = make()
+    session.run("print('by the job')")
+    print("by the test")  # noqa: T201 - what is tested
+    thread = threading.Thread(target=print, args=("by a thread",))
+    thread.start()
+    thread.join()
+    session.backend.close()
+    assert (sys.stdout, sys.stderr) == before
+    assert capsys.readouterr().out == "by the test\nby a thread\n"
+    assert session.recorder.text(0) == "by the job\n"

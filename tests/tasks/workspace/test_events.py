@@ -1,0 +1,138 @@
+"""The log of events: numbers, replay, gaps, and watchers that are woken at once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgpy.tasks.workspace.events import EventLog
+
+
+def log_of(count: int, **limits: int) -> EventLog:
+    log = EventLog(**limits)
+    for number in range(count):
+        log.add("output", number, float(number), {"text": str(number)})
+    return log
+
+
+def numbers(log: EventLog, since: int | None) -> list[tuple[str, int]]:
+    return [(event["event"], event["number"]) for event in log.watch(since).next(0, 9.0)]
+
+
+def test_events_are_numbered_from_one_and_replayed_from_any_number() -> None:
+    log = log_of(3)
+    assert log.watch(1).next(0, 9.0) == [
+        {"event": "output", "number": 2, "time": 1.0, "job": 1, "text": "1"},
+        {"event": "output", "number": 3, "time": 2.0, "job": 2, "text": "2"},
+    ]
+    assert numbers(log, 0) == [("output", 1), ("output", 2), ("output", 3)]
+    assert numbers(log, 3) == numbers(log, None) == []
+
+
+def test_a_gap_says_what_the_log_has_no_more() -> None:
+    log = log_of(10, max_events=3)
+    gap, *rest = log.watch(2).next(0, 9.0)
+    assert gap == {"event": "gap", "number": 7, "time": 9.0, "job": None, "missed": [3, 7]}
+    assert [event["number"] for event in rest] == [8, 9, 10]
+    assert numbers(log, 7) == [("output", 8), ("output", 9), ("output", 10)]
+
+
+def test_a_number_from_before_a_restart_is_behind_a_gap() -> None:
+    assert numbers(log_of(2), 50) == [("gap", 0), ("output", 1), ("output", 2)]
+    assert numbers(EventLog(), 50) == [("gap", 0)]
+
+
+def test_a_flood_of_text_takes_the_place_of_what_is_old() -> None:
+    log = EventLog(max_text=100)
+    for _ in range(50):
+        log.add("output", 0, 0.0, {"text": "x" * 30})
+    assert [event["number"] for event in log.watch(0).next(0, 0.0)[1:]] == [48, 49, 50]
+    log.add("finished", 0, 0.0, {"error": {"traceback": "x" * 1000}})
+    assert [event["number"] for event in log.watch(0).next(0, 0.0)[1:]] == [51]
+
+
+def test_a_watcher_is_woken_by_the_next_event_and_by_the_end() -> None:
+    log = EventLog()
+    watcher = log.watch(None)
+    told: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+
+    def watch() -> None:
+        while not watcher.ended:
+            told.put([event["event"] for event in watcher.next(30, 0.0)])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    log.add("started", 0, 0.0)
+    assert told.get(timeout=10) == ["started"]
+    log.close()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_watcher_gives_up_when_its_time_is_over() -> None:
+    watcher = EventLog().watch(None)
+    assert watcher.next(0.01, 0.0) == []
+    assert not watcher.ended
+
+
+def test_a_watcher_that_falls_behind_hears_which_numbers_it_missed() -> None:
+    log = EventLog(max_events=5)
+    watcher = log.watch(None)
+    for _ in range(12):
+        log.add("output", 0, 0.0)
+    assert [(event["event"], event["number"]) for event in watcher.next(0, 0.0)][:2] == [("gap", 7), ("output", 8)]
+    log.add("output", 0, 0.0)
+    assert [event["number"] for event in watcher.next(0, 0.0)] == [13]
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 30)), max_size=60), st.integers(1, 8))
+def test_a_watcher_sees_every_number_once_or_in_a_gap(steps: list[int | None], size: int) -> None:
+    """Events come and are read in any order; property."""
+    log = EventLog(max_events=size)
+    watcher = log.watch(0)
+    seen: list[int] = []
+
+    def read() -> None:
+        for event in watcher.next(0, 0.0):
+            if event["event"] == "gap":
+                first, last = event["missed"]
+                seen.extend(range(first, last + 1))
+            else:
+                seen.append(event["number"])
+
+    for step in steps:
+        if step is None:
+            read()
+        else:
+            for _ in range(step):
+                log.add("output", 0, 0.0)
+    read()
+    assert seen == list(range(1, log.last + 1))
+
+
+def test_many_threads_add_and_no_number_is_given_twice() -> None:
+    log = EventLog()
+
+    def add() -> None:
+        for _ in range(100):
+            log.add("output", 0, 0.0)
+
+    threads = [threading.Thread(target=add) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [event["number"] for event in log.watch(0).next(0, 0.0)] == list(range(1, 801))
+
+
+@pytest.mark.parametrize("since", [0, None])
+def test_a_closed_log_is_read_to_its_end(since: int | None) -> None:
+    log = log_of(2)
+    watcher = log.watch(since)
+    log.close()
+    watcher.next(5, 0.0)
+    assert watcher.ended

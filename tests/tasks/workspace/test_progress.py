@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bgpy.tasks.workspace import progress as progress_of_package
+from bgpy.tasks.workspace.progress import INTERVAL, SINK, progress
+
+MODULE = sys.modules["bgpy.tasks.workspace.progress"]
+
+
+@pytest.fixture
+def sent() -> Iterator[list[tuple[Any, ...]]]:
+    """Run as in a job; return what it sends."""
+    events: list[tuple[Any, ...]] = []
+    SINK.set(lambda *event: events.append(event))
+    yield events
+    SINK.set(None)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock that stands still."""
+    hands = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(MODULE, "time", SimpleNamespace(monotonic=lambda: hands.now))
+    return hands
+
+
+def test_the_name_in_the_package_is_the_function() -> None:
+    assert progress_of_package is progress
+
+
+def test_outside_of_a_job_it_only_yields() -> None:
+    assert list(progress([1, 2, 3])) == [1, 2, 3]
+
+
+def test_events_are_throttled_and_the_last_one_is_sent(sent: list[tuple[Any, ...]], clock: SimpleNamespace) -> None:
+    assert list(progress(range(1000), "rows")) == list(range(1000))
+    assert sent == [("rows", 0, 1000), ("rows", 1000, 1000)]
+
+
+def test_events_come_in_intervals(sent: list[tuple[Any, ...]], clock: SimpleNamespace) -> None:
+    for _ in progress(range(4)):
+        clock.now += INTERVAL * 0.51
+    assert sent == [("", 0, 4), ("", 2, 4), ("", 4, 4)]
+
+
+def test_a_loop_that_is_left_early_tells_how_far_it_came(sent: list[tuple[Any, ...]], clock: SimpleNamespace) -> None:
+    for item in progress(range(10)):
+        if item == 3:
+            break
+    assert sent == [("", 0, 10), ("", 3, 10)]
+
+
+def test_an_unknown_length_is_none_and_may_be_given(sent: list[tuple[Any, ...]], clock: SimpleNamespace) -> None:
+    list(progress(iter("ab")))
+    list(progress(iter("ab"), total=2))
+    assert sent == [("", 0, None), ("", 2, None), ("", 0, 2), ("", 2, 2)]
+
+
+def test_nothing_to_do_is_told_too(sent: list[tuple[Any, ...]], clock: SimpleNamespace) -> None:
+    assert list(progress([])) == []
+    assert sent == [("", 0, 0)]

@@ -1,0 +1,498 @@
+"""What a process of its own can do, and how it ends; for real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.backends import PATIENCE, Recorder, Session
+
+from bgpy.system import process_start_time, wait_for_end, workers
+from bgpy.tasks.workspace import worker
+from bgpy.tasks.workspace.backends import Outcome
+from bgpy.tasks.workspace.backends import process as process_module
+from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
+from bgpy.tasks.workspace.channel import Kind
+
+DONE = Outcome("done", None, None)
+pytestmark = pytest.mark.skipif(not workers.LINUX, reason="reads /proc")
+
+
+@pytest.fixture
+def spawner() -> Iterator[Spawner]:
+    spawner = Spawner()
+    yield spawner
+    spawner.close()
+
+
+@pytest.fixture
+def make(spawner: Spawner) -> Iterator[Callable[..., Session]]:
+    backends: list[ProcessBackend] = []
+
+    def start(**options: Any) -> Session:
+        recorder = Recorder()
+        backend = ProcessBackend(recorder, spawner=spawner, **options)
+        backends.append(backend)
+        backend.start()
+        return Session(backend, recorder)
+
+    yield start
+    for backend in backends:
+        backend.close()
+
+
+@pytest.fixture
+def session(make: Callable[..., Session]) -> Session:
+    return make()
+
+
+def process_of(pid: int) -> tuple[int, str]:
+    start_time = process_start_time(pid)
+    assert start_time is not None
+    return pid, start_time
+
+
+def wait_until_gone(processes: list[tuple[int, str]]) -> None:
+    for pid, start_time in processes:
+        assert wait_for_end(pid, start_time, PATIENCE), f"process {pid} lives"
+
+
+def said_pids(session: Session, number: int, count: int) -> list[tuple[int, str]]:
+    """Wait for a job to print so many pids, a line each."""
+    session.recorder.wait_for(lambda: session.recorder.text(number).count("\n") >= count)
+    return [process_of(int(pid)) for pid in session.recorder.text(number).split()]
+
+
+# A main of its own
+
+
+def test_the_namespace_is_the_main_of_the_process(session: Session, tmp_path: Path) -> None:
+    assert session.value("import sys, os\nvars(sys.modules['__main__']) is globals(), sys.argv, sys.path[0]") == [True, [""], ""]
+    assert session.value("class C: x = 5\nimport pickle\npickle.loads(pickle.dumps(C())).x") == 5
+    path = tmp_path / "program.py"
+    path.write_text("import sys\n(__file__, sys.argv, sys.path[0], __name__)")
+    outcome = session.run(str(path), "file")
+    assert outcome.value is not None
+    assert outcome.value.json == [str(path), [str(path)], str(tmp_path), "__main__"]
+    assert session.value("sys.path.insert(0, 'x'); sys.path[:2]") == ["x", ""]
+    assert session.value("sys.path.count('')") == 1
+    assert session.value("os.getpid()") == session.backend.process[0]  # type: ignore[index]
+
+
+def test_multiprocessing_works_in_a_job(session: Session) -> None:
+    script = (
+        "import multiprocessing\ndef double(x): return 2 * x\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool: values = pool.map(double, [1, 2])\nvalues"
+    )
+    assert session.value(script) == [2, 4]
+
+
+def test_a_child_that_a_job_forks_does_not_answer_for_it(session: Session) -> None:
+    assert session.value("import os\npid = os.fork()\nif pid: status = os.waitpid(pid, 0)[1]\nprint('here')\n7") == 7
+    assert session.text() == "here\nhere\n"
+    assert session.value("status") == 0
+
+
+def test_input_has_nobody_to_ask(session: Session) -> None:
+    outcome = session.run("input('name? ')")
+    assert outcome.error is not None
+    assert "no standard input" in outcome.error["message"]
+    assert session.value("import sys; sys.stdin.read()") == ""
+
+
+# Output
+
+
+OF_ALL_KINDS = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).puts(b"by C")
+os.write(1, b"by os\\n")
+subprocess.run([sys.executable, "-c", "print('by a child')"])
+os.system("echo by a shell")
+sys.stdout.write("by Python, without an end of line")
+"""
+
+
+def test_output_of_c_code_and_of_children_is_told_before_the_end(
+    make: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it C code would not buffer either
+    session = make()
+    for _ in range(3):
+        session.run(OF_ALL_KINDS)
+        assert set(session.text().replace("Python, without an end of line", "Python\n").splitlines()) == {
+            "by C",
+            "by os",
+            "by a child",
+            "by a shell",
+            "by Python",
+        }
+    assert session.recorder.text(None) == ""
+
+
+def test_an_end_waits_for_all_output_before_it(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "_CHUNK", 1000)
+    for number in range(5):
+        session.run("print('x' * 30_000); print('y' * 30_000, file=__import__('sys').stderr)")
+        told = [each for each in session.recorder.told if each[1] == number]
+        assert told[-1][0] == "ended"
+        assert (len(session.text()), len(session.text("stderr"))) == (30_001, 30_001)
+
+
+def test_a_flood_is_throttled_and_nothing_of_it_is_lost(make: Callable[..., Session]) -> None:
+    session = make()
+    sizes: list[int] = []
+    recorder = session.recorder
+    recorder.output = lambda number, stream, data: sizes.append(len(data))  # type: ignore[method-assign]
+    script = "import resource\nline = 'x' * 999\nfor i in range(100_000): print(line)\nresource.getrusage(0).ru_maxrss"
+    outcome = session.run(script)
+    assert sum(sizes) == 100_000_000
+    assert max(sizes) <= 1 << 16
+    assert outcome.value is not None
+    assert outcome.value.json < 200_000  # KiB
+
+
+def test_a_job_that_closes_its_streams_ends_all_the_same(session: Session) -> None:
+    assert session.run("import os, sys\nprint('x', flush=True)\nos.close(1); sys.stderr.close()") == DONE
+    assert session.value("1 + 1") == 2
+
+
+BETWEEN = """
+import subprocess, sys, threading
+child = subprocess.Popen([sys.executable, "-c", "input(); print(5)"], stdin=subprocess.PIPE)
+event = threading.Event()
+def work():
+    event.wait()
+    child.communicate(b"x")
+    print("late", flush=True)
+threading.Thread(target=work).start()
+"""
+
+
+def test_what_is_written_between_two_jobs_belongs_to_none(session: Session) -> None:
+    session.run(BETWEEN)
+    session.run("threading.Timer(0.05, event.set).start()")
+    session.recorder.wait_for_text(None, "5\nlate\n")
+
+
+# Death
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("import os; os._exit(3)", "exit code 3"),
+        ("import ctypes; ctypes.string_at(0)", "signal SIGSEGV"),
+        ("import os; os.abort()", "signal SIGABRT"),
+        ("import os, signal; os.killpg(0, signal.SIGKILL)", "signal SIGKILL"),
+    ],
+)
+def test_a_job_that_ends_its_process(session: Session, script: str, reason: str) -> None:
+    number = session.begin("print('last words', flush=True)\n" + script)
+    assert session.recorder.death() == (reason, False)
+    assert session.recorder.text(number) == "last words\n"
+    with pytest.raises(EOFError):
+        session.backend.read(None, "json", None, PATIENCE)
+    assert session.recorder.told[-1][0] == "died"
+
+
+def test_recursion_without_end_that_overflows_the_stack(session: Session) -> None:
+    session.begin("import sys\nsys.setrecursionlimit(10**9)\ndef f(x): return list(map(f, [1]))\nf(1)")
+    told = session.recorder.wait_for(lambda: [each for each in session.recorder.told if each[0] in ("died", "ended")])
+    # Python 3.12 and newer count the calls of C code by themselves.
+    assert told[0] == ("died", "signal SIGSEGV", False) or told[0][2].error["type"] == "RecursionError"
+
+
+def test_an_exit_in_a_job_does_not_end_the_worker(session: Session) -> None:
+    assert session.run("import sys; sys.exit(0)") == DONE
+    assert session.run("exit(3)").state == "failed"
+    assert session.value("1 + 1") == 2
+
+
+def test_a_death_takes_along_what_the_job_started(session: Session) -> None:
+    script = "import os, subprocess\np = subprocess.Popen(['sleep', '1000'], start_new_session=True)\nprint(p.pid, flush=True)\n"
+    number = session.begin(script)
+    children = said_pids(session, number, 1)
+    session.begin("os._exit(1)")
+    session.recorder.death()
+    wait_until_gone(children)
+
+
+def test_children_that_outlive_their_job_stay_until_the_workspace_ends(session: Session) -> None:
+    session.run("import subprocess\np = subprocess.Popen(['sleep', '1000'])\nprint(p.pid)")
+    children = said_pids(session, 0, 1)
+    assert session.value("p.poll()") is None
+    session.backend.close()
+    wait_until_gone(children)
+
+
+FAMILY = """
+import os, subprocess, sys
+say = "os.write(1, str(os.getpid()).encode() + bytes([10]))"
+inner = f"import os, signal; os.setsid(); {say}; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
+outer = f"import os, subprocess, sys, signal; {say}; subprocess.Popen([sys.executable, '-c', {inner!r}]); signal.pause()"
+subprocess.Popen([sys.executable, "-c", outer], start_new_session=True)
+subprocess.Popen([sys.executable, "-c", outer])
+orphan = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}])"
+subprocess.run([sys.executable, "-c", orphan], start_new_session=True)
+while True: pass
+"""
+
+
+def test_kill_ends_all_at_once_whatever_their_session(session: Session) -> None:
+    number = session.begin(FAMILY)
+    family = [*said_pids(session, number, 5), session.backend.process]
+    begun = time.monotonic()
+    assert session.backend.kill()
+    assert session.recorder.death() == ("signal SIGKILL", False)
+    took = time.monotonic() - begun
+    assert all(process_start_time(pid) != start for pid, start in family)  # type: ignore[misc]
+    assert took < 1
+
+
+def test_kill_ends_a_worker_whose_reaper_was_stopped(session: Session) -> None:
+    number = session.begin(
+        "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\nprint('stopped', flush=True)\nwhile True: pass"
+    )
+    session.recorder.wait_for_text(number, "stopped")
+    session.backend.kill()
+    assert session.recorder.death() == ("signal SIGKILL", False)
+
+
+def test_the_death_of_the_reaper_is_that_of_the_interpreter(session: Session) -> None:
+    process = session.backend.process
+    session.begin("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nwhile True: pass")
+    assert "watches over" in session.recorder.death()[0]
+    assert process is not None
+    wait_until_gone([process])
+
+
+def test_a_worker_told_to_end_by_a_signal_takes_all_along(session: Session) -> None:
+    session.begin("import os, signal\nos.kill(os.getppid(), signal.SIGTERM)\nwhile True: pass")
+    assert session.recorder.death() == ("signal SIGKILL", False)
+
+
+def test_an_idle_worker_ends_by_itself_so_that_what_was_registered_runs(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    session.run(f"import atexit, pathlib\natexit.register(pathlib.Path({str(path)!r}).touch)")
+    session.backend.close()
+    assert path.exists()
+
+
+def test_a_job_that_breaks_the_channel_ends_its_own_worker_only(session: Session) -> None:
+    session.begin(
+        "import os, contextlib\nfor fd in range(3, 100):\n    with contextlib.suppress(OSError): os.write(fd, b'rubbish' * 999)\n"
+        "while True: pass"
+    )
+    reason, _ = session.recorder.death()
+    assert "channel" in reason or "signal SIGKILL" in reason
+
+
+def test_a_pickle_that_names_code_ends_its_own_worker_only(session: Session) -> None:
+    script = (
+        "from bgpy.tasks.workspace.progress import SINK\nimport os\nclass Bad:\n    def __reduce__(self): return os._exit, (9,)\n"
+        "sink = SINK.get().__self__\n"
+        f"sink._jobs.send({int(Kind.PROGRESS)}, sink._current, {{'name': Bad()}})\nwhile True: pass"
+    )
+    session.begin(script)
+    reason, _ = session.recorder.death()
+    assert "no plain data" in reason
+
+
+ORPHANS = """
+import sys, threading
+from bgpy.tasks.workspace.backends import Order
+from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
+class Listener:
+    def output(self, number, stream, data): sys.stdout.write(data.decode()); sys.stdout.flush()
+    def ended(self, *what): pass
+    died = progress = ended
+backend = ProcessBackend(Listener(), spawner=Spawner())
+backend.start()
+backend.run(Order(0, "script", "import os, subprocess\\np = subprocess.Popen(['sleep', '1000'], start_new_session=True)\\n"
+    "print(os.getppid(), os.getpid(), p.pid, flush=True)\\nwhile True: pass", False))
+threading.Event().wait()
+"""
+
+
+def test_a_server_that_is_killed_leaves_no_orphan() -> None:
+    root = str(Path(worker.__file__).resolve().parents[3])
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}
+    ) as server:
+        assert server.stdout is not None
+        processes = [process_of(int(pid)) for pid in server.stdout.readline().split()]
+        server.kill()
+        wait_until_gone(processes)
+
+
+# Interrupts
+
+
+def test_an_interrupt_ends_a_sleep_at_once(session: Session) -> None:
+    number = session.begin("import time\nprint('in', flush=True)\ntime.sleep(1000)")
+    session.recorder.wait_for_text(number, "in")
+    begun = time.monotonic()
+    assert session.backend.interrupt(number)
+    assert session.recorder.outcome(number).state == "interrupted"
+    assert time.monotonic() - begun < 1
+
+
+def test_the_worker_itself_refuses_an_interrupt_of_another_job(session: Session) -> None:
+    """The server may ask when that job has just ended."""
+    backend = session.backend
+    assert isinstance(backend, ProcessBackend)
+    number = session.begin("print('in', flush=True)\nwhile not globals().get('go'): pass")
+    session.recorder.wait_for_text(number, "in")
+    assert backend._control.ask(Kind.INTERRUPT, {"job": number - 1}, PATIENCE) == {"hit": False}
+    backend.write("go", True, PATIENCE)
+    assert session.recorder.outcome(number) == DONE
+
+
+def test_a_plain_signal_between_two_jobs_hurts_nobody(session: Session) -> None:
+    assert session.backend.process is not None
+    for number in range(50):
+        os.kill(session.backend.process[0], signal.SIGINT)
+        assert session.value(f"{number} + 1") == number + 1
+
+
+def test_an_interrupt_reaches_the_children_of_the_job(session: Session) -> None:
+    number = session.begin("import subprocess\nprint('in', flush=True)\nsubprocess.run(['sleep', '1000'])")
+    session.recorder.wait_for_text(number, "in")
+    assert session.backend.interrupt(number)
+    assert session.recorder.outcome(number).state == "interrupted"
+
+
+def test_an_interrupt_ends_top_level_await(session: Session) -> None:
+    number = session.begin("import asyncio\nprint('in', flush=True)\nawait asyncio.sleep(1000)")
+    session.recorder.wait_for_text(number, "in")
+    assert session.backend.interrupt(number)
+    assert session.recorder.outcome(number).state == "interrupted"
+    assert session.value("await asyncio.sleep(0, 3)") == 3
+
+
+def test_a_handler_that_a_job_leaves_behind_does_not_keep_the_next_from_being_interrupted(session: Session) -> None:
+    session.run("import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)")
+    number = session.begin("print('in', flush=True)\nwhile True: pass")
+    session.recorder.wait_for_text(number, "in")
+    assert session.backend.interrupt(number)
+    assert session.recorder.outcome(number).state == "interrupted"
+
+
+def test_a_job_that_keeps_the_interpreter_to_itself_is_interrupted_later(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "INTERRUPT_TIMEOUT", 0.05)
+    # C code that holds the lock of the interpreter, so that no thread of ours runs: usleep called as Python's own functions are.
+    number = session.begin("import ctypes\nprint('in', flush=True)\nctypes.PyDLL(None).usleep(500_000)\nwhile True: pass")
+    session.recorder.wait_for_text(number, "in")
+    assert session.backend.interrupt(number)
+    assert session.recorder.outcome(number).state == "interrupted"
+
+
+# Memory
+
+
+def test_the_memory_limit_fails_a_job_and_leaves_the_worker(make: Callable[..., Session]) -> None:
+    session = make(memory_limit=1 << 30)
+    outcome = session.run("x = bytearray(2 << 30)")
+    assert outcome.error is not None
+    assert outcome.error["type"] == "MemoryError"
+    assert session.value("1 + 1") == 2
+
+
+def test_a_death_for_want_of_memory_is_told_as_such(make: Callable[..., Session]) -> None:
+    session = make(memory_limit=1 << 30)
+    session.begin("import os\nx = b'x' * (600 << 20)\nos.abort()")
+    assert session.recorder.death() == ("signal SIGABRT", True)
+
+
+def test_a_crash_under_a_limit_that_is_not_reached_is_a_crash(make: Callable[..., Session]) -> None:
+    session = make(memory_limit=1 << 30)
+    session.begin("import ctypes; ctypes.string_at(0)")
+    assert session.recorder.death() == ("signal SIGSEGV", False)
+
+
+def test_a_limit_below_what_an_interpreter_needs_is_refused(spawner: Spawner) -> None:
+    with pytest.raises(RuntimeError, match="memory limit of 1,000 bytes"):
+        ProcessBackend(Recorder(), spawner=spawner, memory_limit=1000).start()
+
+
+def test_a_worker_that_does_not_start_says_why(spawner: Spawner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text("raise ValueError('no such luck')")
+    monkeypatch.setattr(worker, "__file__", str(script))
+    with pytest.raises(RuntimeError, match=r"(?s)before it was ready.*no such luck"):
+        ProcessBackend(Recorder(), spawner=spawner).start()
+
+
+def test_a_worker_that_says_nothing_is_given_up(spawner: Spawner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text("import signal; signal.pause()")
+    monkeypatch.setattr(worker, "__file__", str(script))
+    monkeypatch.setattr(process_module, "START_TIMEOUT", 0.3)
+    monkeypatch.setattr(process_module, "KILL_GRACE", 0.1)
+    with pytest.raises(RuntimeError, match="not ready after"):
+        ProcessBackend(Recorder(), spawner=spawner).start()
+
+
+def test_a_program_that_cannot_be_started_is_an_error(spawner: Spawner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(OSError, match="nowhere"):
+        ProcessBackend(Recorder(), spawner=spawner).start()
+
+
+def test_a_closed_spawner_starts_nothing() -> None:
+    spawner = Spawner()
+    spawner.close()
+    spawner.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        ProcessBackend(Recorder(), spawner=spawner).start()
+
+
+def test_a_message_that_is_too_large_does_not_end_the_worker(make: Callable[..., Session]) -> None:
+    session = make(max_size=100_000)
+    session.run("x = 'y' * 1_000_000")
+    with pytest.raises(Exception, match="limit is 100,000"):
+        session.backend.read(["x"], "json", None, PATIENCE)
+    assert session.value("1 + 1") == 2
+
+
+def test_the_environment_does_not_shadow_the_standard_library(
+    make: Callable[..., Session], tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "select.py").write_text("raise ValueError")
+    (tmp_path / "pickle.py").write_text("raise ValueError")
+    monkeypatch.chdir(tmp_path)
+    assert make().value("import pickle; pickle.loads(pickle.dumps(3))") == 3
+
+
+def test_workers_started_by_a_thread_that_ends_live_on(make: Callable[..., Session]) -> None:
+    sessions: list[Session] = []
+    thread = threading.Thread(target=lambda: sessions.append(make()))
+    thread.start()
+    thread.join()
+    assert sessions[0].value("1 + 1") == 2
+
+
+def test_a_worker_has_no_descriptors_of_the_server(make: Callable[..., Session]) -> None:
+    first, second = make(), make()
+    own = "import os\nsorted(os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd') if int(fd) < 100 and "
+    second.run("import subprocess")
+    script = own + "os.path.exists(f'/proc/self/fd/{fd}'))"
+    assert not set(first.value(script)) & {each for each in second.value(script) if each.startswith(("socket", "pipe"))}
+    listing = "subprocess.check_output(['ls', '/proc/self/fd'], close_fds=False).split()"
+    assert [each for each in map(int, second.value(f"list(map(bytes.decode, {listing}))")) if each > 3] == []
+
+
+def test_signals_are_as_in_a_fresh_process(session: Session) -> None:
+    script = "import signal\n[signal.getsignal(n) == signal.SIG_DFL for n in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)]"
+    assert session.value(script) == [True, True, True]
