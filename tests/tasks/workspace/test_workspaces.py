@@ -152,8 +152,8 @@ class TestRestart:
             workspace.wait(workspace.push("script", "value 7", identity=(b"c", 0, 1)), 10)
             workspace.push("script", "print before")
             running = workspace.push("script", "deaf")
-            for _ in range(2):
-                workspace.push("script", "done", identity=(b"c", 0, workspace.status()["JOB_COUNT"] + 2))
+            for number in (2, 3):
+                workspace.push("script", "done", identity=(b"c", 0, number))
             assert backends.last.waiting.wait(10)
             assert workspace.wait(running, 0) is JobState.RUNNING
         finally:
