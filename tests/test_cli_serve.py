@@ -238,7 +238,7 @@ def test_death_of_one_ends_the_other_and_all_workers(victim: str) -> None:
             ended.assert_gone()
     if victim == "gateway":
         assert process.returncode == 1
-        assert errors.splitlines()[-1].endswith("the gateway has ended (exit code -9), and the server with it.")
+        assert errors.splitlines()[-1] == "Error: The gateway has ended (exit code -9), and the server with it. Start both again."
 
 
 def test_background_pair_outlives_its_starter_and_ends_together() -> None:
@@ -256,7 +256,7 @@ def test_death_in_the_background_ends_both_too() -> None:
     os.kill(both[1].pid, signal.SIGKILL)
     for ended in both:
         ended.assert_gone()
-    assert "the gateway has ended" in run_command("logs", "--name", "default").stdout
+    assert "The gateway has ended" in run_command("logs", "--name", "default").stdout
 
 
 @pytest.mark.parametrize("background", [(), ("--background",)], ids=["foreground", "background"])

@@ -130,7 +130,7 @@ class Pair:
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
         if not self._stopping:
-            self.failure = ServerStartError(f"the gateway has ended (exit code {code}), and the server with it")
+            self.failure = BgpyError(f"The gateway has ended (exit code {code}), and the server with it. Start both again.")
             self._end_server()
 
     def _end_server(self) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from bgpy.addresses import address_bytes, all_loopback, resolve_addresses
 from bgpy.errors import ConnectError, ServerStartError, TlsError, TokenError
+from bgpy.gateway.gate import split_host
 from bgpy.gateway.limits import Limits
 from bgpy.tls import Tls
 from bgpy.token import check_token_strength, find_token
@@ -63,7 +64,7 @@ def check_settings(settings: Settings) -> Settings:
     TlsError
         The gateway would listen off loopback without TLS.
     ServerStartError
-        The host to listen on is unknown.
+        The host to listen on is unknown, or what is given as the name of a host or the address of a proxy is none.
     """
     try:
         loopback = all_loopback(resolve_addresses(settings.bind_host, settings.bind_port))
@@ -85,6 +86,10 @@ def check_settings(settings: Settings) -> Settings:
             f"Off loopback the gateway needs TLS, and {settings.bind_host!r} is off loopback",
             "Give certfile and keyfile, listen on 127.0.0.1 behind a reverse proxy, or say insecure=True (--insecure)",
         )
+    for name in settings.allow_hosts:
+        place = split_host(name)
+        if place is None or place[1] is not None:
+            raise ServerStartError(f"{name!r} is no name of a host: give it without scheme and port")
     for address in settings.proxy:
         if address_bytes(address) is None:  # a name or "*" would be a hole: whoever gets that name is believed
             raise ServerStartError(f"{address!r} is no address of a reverse proxy: give an IP address")

@@ -41,6 +41,8 @@ ALL = "0.0.0.0"
         ({"bind_host": ALL, "token": "short", "insecure": True}, TokenError, "too short"),
         ({"no_token": True, "proxy": ("127.0.0.1",)}, TokenError, "reverse proxy"),
         ({"token": TOKEN, "proxy": ("*",)}, ServerStartError, "no address of a reverse proxy"),
+        ({"token": TOKEN, "allow_hosts": ("http://lab",)}, ServerStartError, "no name of a host"),
+        ({"token": TOKEN, "allow_hosts": ("lab:80",)}, ServerStartError, "no name of a host"),
         ({"bind_host": "no.such.host.invalid", "token": TOKEN}, ServerStartError, "cannot listen"),
         ({"bind_port": 70000, "token": TOKEN}, ServerStartError, "from 0 to 65535"),
     ],
