@@ -10,8 +10,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-#: Bytes drawn by lot for each worker.
+#: Bytes of the secret of a worker.
 SECRET_SIZE = 16
+#: What it begins with: no text in UTF-8 has that byte, so that none is held back as the beginning of a mark.
+SECRET_START = b"\xff"
 _NUMBER = struct.Struct("!Q")
 #: Bytes of a mark; few enough that a pipe takes it in one piece.
 MARK_SIZE = SECRET_SIZE + _NUMBER.size

@@ -29,7 +29,7 @@ from bgpy.tasks.workspace.channel import (
     take_value,
 )
 from bgpy.tasks.workspace.interpreter import Interpreter, plain_text, safe_text
-from bgpy.tasks.workspace.output import SECRET_SIZE, make_mark
+from bgpy.tasks.workspace.output import SECRET_SIZE, SECRET_START, make_mark
 from bgpy.tasks.workspace.progress import SINK
 from bgpy.tasks.workspace.shield import Shield
 
@@ -61,7 +61,7 @@ class Runner:
         self._hit = False
         self._handler = self._on_interrupt
         self._pid = os.getpid()
-        self._secret = os.urandom(SECRET_SIZE)
+        self._secret = SECRET_START + os.urandom(SECRET_SIZE - len(SECRET_START))
         # Copies of the pipes for the marks: a job may close or redirect descriptors 1 and 2.
         copies = [(os.dup(1), MARK_STDOUT), (os.dup(2), MARK_STDERR)]
         self._pipes = [(fd, workers.unread_probe(fd), flag) for fd, flag in copies]

@@ -21,6 +21,7 @@ from bgpy.tasks.workspace.backends import Outcome
 from bgpy.tasks.workspace.backends import process as process_module
 from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
 from bgpy.tasks.workspace.channel import Kind
+from bgpy.tasks.workspace.output import SECRET_SIZE, Cutter
 
 DONE = Outcome("done", None, None)
 pytestmark = pytest.mark.skipif(not workers.LINUX, reason="reads /proc")
@@ -496,3 +497,19 @@ def test_a_worker_has_no_descriptors_of_the_server(make: Callable[..., Session])
 def test_signals_are_as_in_a_fresh_process(session: Session) -> None:
     script = "import signal\n[signal.getsignal(n) == signal.SIG_DFL for n in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)]"
     assert session.value(script) == [True, True, True]
+
+
+def test_output_that_looks_like_the_beginning_of_a_mark_is_told_before_the_end(session: Session) -> None:
+    """A secret that began with a line break made the last one of a job's output come after its end, and so be lost."""
+    secret = b"\n" + bytes(SECRET_SIZE - 1)
+    session.run(
+        f"import gc\nfor each in gc.get_objects():\n    if type(each).__name__ == 'Runner':\n        each._secret = {secret!r}\n"
+    )
+    assert isinstance(session.backend, ProcessBackend)
+    for pipe in session.backend._pipes.values():
+        pipe.cutter = Cutter(secret)
+    session.run(
+        "import fcntl, os, termios\nos.write(1, b'line\\n')\n"
+        "while any(fcntl.ioctl(1, termios.FIONREAD, bytes(4))): pass"  # until all of it has been read
+    )
+    assert session.text() == "line\n"

@@ -409,9 +409,11 @@ class ProcessBackend:
             self._listener.progress(number, fields["name"], fields["done"], fields["total"])
         elif kind == _ENDED:
             waited = []
-            if flags:
-                marks = zip(self._pipes.values(), (MARK_STDOUT, MARK_STDERR), strict=True)
-                waited = [pipe for pipe, flag in marks if flags & flag]
+            for pipe, flag in zip(self._pipes.values(), (MARK_STDOUT, MARK_STDERR), strict=True):
+                if flags & flag:
+                    waited.append(pipe)
+                elif held := pipe.cutter.finish():
+                    self._tell_output(pipe, held)  # it looked like the beginning of a mark, and none was sent
             self._try_end(number, self._outcome(fields) if fields else _DONE, waited)
 
     def _outcome(self, fields: dict[str, Any]) -> Outcome:
