@@ -53,7 +53,10 @@ def serve_floor() -> None:
 @contextmanager
 def floor() -> Iterator[Callable[[], Any]]:
     """Run a bare worker and yield a function that has it execute the script."""
-    process = subprocess.Popen([sys.executable, __file__, "--floor"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # In a session of its own, as a worker is: the scheduler shares the machine among sessions.
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--floor"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
     reader, writer = process.stdout, process.stdin
     assert reader is not None
     assert writer is not None
