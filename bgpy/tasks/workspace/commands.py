@@ -182,7 +182,7 @@ GET_VARIABLE = Command(
 )  # fmt: skip
 SET_VARIABLE = Command(
     "set_variable",
-    "Set a variable, between two jobs.",
+    "Set a variable, at once, also while a job runs.",
     (
         _NAME,
         Field("variable", ("string",), REQUIRED, "Its name."),
