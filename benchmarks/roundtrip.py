@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from measuring import interleave, ratio
 
 from bgpy import Client, Server
 from bgpy.protocol.handshake import ZERO_ID, ClientHello
@@ -169,25 +170,6 @@ def caller(client: Client) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 # Measuring
-
-
-def interleave(calls: dict[str, Callable[[], Any]], rounds: int, repeat: int = 1) -> dict[str, list[float]]:
-    """Return for each call the median seconds of each round; the calls take turns within a round."""
-    figures: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times = []
-            for _ in range(repeat):
-                start = time.perf_counter()
-                call()
-                times.append(time.perf_counter() - start)
-            figures[name].append(statistics.median(times))
-    return figures
-
-
-def ratio(figures: dict[str, list[float]], name: str, base: str) -> float:
-    """Return the median over the rounds of one figure divided by another of the same round."""
-    return statistics.median(a / b for a, b in zip(figures[name], figures[base], strict=True))
 
 
 def small(rounds: int) -> dict[str, float]:

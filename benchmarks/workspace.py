@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from measuring import interleave, ratio
+
 from bgpy import Client, Server
 
 SCRIPT = "x = 1"
@@ -122,25 +124,6 @@ def serve_gateway_here(port: int) -> None:
 
 
 # Measuring
-
-
-def interleave(calls: dict[str, Callable[[], Any]], rounds: int, repeat: int) -> dict[str, list[float]]:
-    """Return for each call the median seconds of each round; the calls take turns within a round."""
-    figures: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times = []
-            for _ in range(repeat):
-                start = time.perf_counter()
-                call()
-                times.append(time.perf_counter() - start)
-            figures[name].append(statistics.median(times))
-    return figures
-
-
-def ratio(figures: dict[str, list[float]], name: str, base: str) -> float:
-    """Return the median over the rounds of one figure divided by another of the same round."""
-    return statistics.median(a / b for a, b in zip(figures[name], figures[base], strict=True))
 
 
 def one_at_a_time(rounds: int) -> dict[str, float]:

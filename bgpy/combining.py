@@ -4,13 +4,12 @@ Several task sets behind one server: which of them a message is for, and each se
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bgpy.errors import InvalidResultError
 from bgpy.held import held_instances
+from bgpy.turns import TurnLock
 
 if TYPE_CHECKING:
     from bgpy.sockets import ClientSocket
@@ -121,7 +120,7 @@ class _Member:
         self.name = name
         self._tasks = tasks
         self._state = state
-        self._turns = _Turns()
+        self._turns = TurnLock()
         # The server holds its own state during the init task. Its exec task it calls as a concurrent one; this set is none.
         self._held = () if tasks.concurrent else held_instances.get()[-1:]
 
@@ -131,7 +130,7 @@ class _Member:
             self._tasks.exec(client_socket, self._state, message)
             return
         client_socket.deferrable = False
-        with self._turns:
+        with self._turns.draw():
             token = held_instances.set((*held_instances.get(), *self._held))
             try:
                 state = self._tasks.exec(client_socket, self._state, message)
@@ -143,34 +142,8 @@ class _Member:
 
     def exit(self, client_socket: ClientSocket, message: dict[str, Any]) -> None:
         """Run the exit task."""
-        with self._turns:
+        with self._turns.draw():
             self._tasks.exit(client_socket, self._state, message)
-
-
-class _Turns:
-    """A lock that is held in the order in which it was asked for; Python's own promises no order."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._held = False
-        self._waiting: deque[threading.Lock] = deque()
-
-    def __enter__(self) -> None:
-        with self._mutex:
-            if not self._held:
-                self._held = True
-                return
-            gate = threading.Lock()
-            gate.acquire()
-            self._waiting.append(gate)
-        gate.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        with self._mutex:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._held = False
 
 
 def _end(members: Mapping[str, _Member], client_socket: ClientSocket, args: dict[str, Any]) -> BaseException | None:

@@ -27,10 +27,10 @@ from bgpy.protocol.frames import FLAG_CONFIRM
 from bgpy.protocol.messages import MessageType, dump
 from bgpy.serving.deadlines import Deadlines
 from bgpy.serving.requests import Request, confirmation
-from bgpy.serving.turns import Ticket, TurnLock
 from bgpy.sockets import ClientSocket
 from bgpy.system import resident_memory
 from bgpy.taskset import TaskSet
+from bgpy.turns import Ticket, TurnLock
 
 #: Failures of requests that `status` tells of.
 _REMEMBERED_FAILURES = 20

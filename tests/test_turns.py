@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from bgpy.errors import ServerEndingError
-from bgpy.serving.turns import Ticket, TurnLock
+from bgpy.turns import Ticket, TurnLock
 
 
 @pytest.fixture

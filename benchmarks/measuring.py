@@ -1,0 +1,29 @@
+"""
+How the benchmarks of this folder compare: in turns, within one run.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def interleave(calls: dict[str, Callable[[], Any]], rounds: int, repeat: int = 1) -> dict[str, list[float]]:
+    """Return for each call the median seconds of each round; the calls take turns within a round."""
+    figures: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times = []
+            for _ in range(repeat):
+                start = time.perf_counter()
+                call()
+                times.append(time.perf_counter() - start)
+            figures[name].append(statistics.median(times))
+    return figures
+
+
+def ratio(figures: dict[str, list[float]], name: str, base: str) -> float:
+    """Return the median over the rounds of one figure divided by another of the same round."""
+    return statistics.median(a / b for a, b in zip(figures[name], figures[base], strict=True))
