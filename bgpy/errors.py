@@ -35,6 +35,10 @@ Every exception of the package, in one tree.
     ├─ RefusedError                           a command or one of its fields has a wrong shape; nothing was done
     │  └─ WorkspaceNotFoundError(LookupError) no workspace of that name
     ├─ JobFailedError                         a job in a workspace did not run through
+    ├─ ModelError                             a model cannot be loaded, or cannot do what it was asked for
+    │  ├─ ModelLoadError                      the path has no model that can be loaded, or weights that do not fit
+    │  ├─ ModelNotFoundError(LookupError)     no model is deployed, or not in that version, or it has no such signature
+    │  └─ ModelInputError(ValueError)         a wrong name, dtype or shape, or a body that breaks the protocol's rules
     ├─ StoreError                             jobs and results cannot be kept
     ├─ WslError                               the other side of WSL could not be reached
     └─ MissingExtraError(ImportError)         an optional dependency is not installed
@@ -427,6 +431,31 @@ class JobFailedError(BgpyError):
         what = f": {self.type_name}: {self.message}" if self.type_name else ""
         how = self.state if self.state in ("failed", "crashed") else f"was {self.state.replace('_', ' ')}"
         return f"Job {self.number} of workspace {self.workspace!r} {how}{what}\n\n{self.traceback_text}".rstrip()
+
+
+class ModelError(BgpyError):
+    """Say what is wrong with a model, or with what it was asked for; `reason` is the whole text."""
+
+    executed = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ModelLoadError(ModelError):
+    """Say why a path has no model that can be loaded, or what of its weights does not fit."""
+
+
+class ModelNotFoundError(ModelError, LookupError):
+    """Say that no model is deployed, or not in that version, or that it has no such signature."""
+
+
+class ModelInputError(ModelError, ValueError):
+    """Say which name, dtype or shape is wrong and which the model has, or how a body breaks the rules of its protocol."""
 
 
 class StoreError(BgpyError):

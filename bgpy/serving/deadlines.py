@@ -36,7 +36,8 @@ class Deadlines:
         """Let `item` expire in `timeout` seconds."""
         with self._changed:
             self._count += 1
-            heapq.heappush(self._heap, (time.monotonic() + timeout, self._count, item))
+            entry = (time.monotonic() + timeout, self._count, item)
+            heapq.heappush(self._heap, entry)
             if len(self._heap) > self._compact_at:
                 # What is settled leaves here, not when its hour is over: the heap stays in proportion to what is pending.
                 self._heap = [entry for entry in self._heap if not entry[2].settled]
@@ -45,7 +46,8 @@ class Deadlines:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="bgpy-deadlines", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            if self._heap[0] is entry:  # else the thread wakes early enough
+                self._changed.notify()
 
     def close(self) -> list[Expiring]:
         """End the thread and return what was pending."""
@@ -64,6 +66,8 @@ class Deadlines:
                 if self._closed:
                     return
                 now = time.monotonic()
+                while self._heap and self._heap[0][2].settled:  # at once, not each when its time has come
+                    heapq.heappop(self._heap)
                 if not self._heap or self._heap[0][0] > now:
                     self._changed.wait(self._heap[0][0] - now if self._heap else None)
                     continue

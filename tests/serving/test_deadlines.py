@@ -114,3 +114,16 @@ def test_what_is_settled_leaves_long_before_its_deadline(deadlines: Deadlines) -
         item.settled = True
     assert len(deadlines._heap) < 200
     assert deadlines.close() == pending
+
+
+def test_what_is_settled_goes_as_soon_as_the_thread_looks(deadlines: Deadlines) -> None:
+    settled = [Item() for _ in range(30)]
+    for item in settled:
+        deadlines.add(item, HOUR)
+        item.settled = True
+    deadlines.add(due := Item(), 0.0)
+    assert due.expired.wait(30)
+    deadlines.add(due := Item(), 0.0)  # so that it has looked again
+    assert due.expired.wait(30)
+    with deadlines._changed:
+        assert not deadlines._heap

@@ -40,10 +40,13 @@ class Kind(enum.IntEnum):
     INTERRUPT = 2
     READ = 3
     WRITE = 4
+    #: Calls that are run as one: their host and method, number and argument of each.
+    CALL = 5
     #: The worker can run jobs: its process, the secret of its marks.
     READY = 16
     PROGRESS = 17
-    #: The end of a job: how (nothing for one that ran through without a value), and by flags the streams that got a mark.
+    #: The end of a job: how (nothing for one that ran through without a value; of calls a list), and by flags the streams that
+    #: got a mark.
     ENDED = 18
     ANSWER = 19
 
@@ -144,6 +147,20 @@ def take_value(closed: Any) -> Packed:
     except (TypeError, ValueError):
         pass  # no pair, or what is no memory among the buffers
     raise RemoteProtocolError("A worker's channel has a value in a shape that this version does not know")
+
+
+def close_call(number: int, argument: Any) -> list[Any]:
+    """Return the number and the argument of a call, plain data or a `Packed`, as plain data."""
+    return [number, close_value(argument), True] if isinstance(argument, Packed) else [number, argument, False]
+
+
+def take_call(closed: Any) -> tuple[int, Any]:
+    """Undo `close_call`; raises RemoteProtocolError for anything else."""
+    try:
+        number, argument, packed = closed
+    except (TypeError, ValueError):
+        raise RemoteProtocolError("A worker's channel has a call in a shape that this version does not know") from None
+    return number, take_value(argument) if packed else argument
 
 
 class Channel:

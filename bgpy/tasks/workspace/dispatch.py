@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import keyword
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.schema import checker
 from bgpy.tasks.workspace import commands
-from bgpy.tasks.workspace.jobs import JobRecord, Kind
+from bgpy.tasks.workspace.answering import answer_at_end, refused
+from bgpy.tasks.workspace.jobs import JobRecord
 from bgpy.tasks.workspace.means import Options
 from bgpy.tasks.workspace.values import Packed
+from bgpy.tasks.workspace.variables import read_variables, write_variable
 from bgpy.tasks.workspace.workspace import Workspace
 from bgpy.tasks.workspace.workspaces import Workspaces
 
@@ -25,17 +27,24 @@ DEFAULT_LIMIT = 1 << 20
 ALIVE_INTERVAL = 20.0
 
 _CHECKS = {command.name: checker(command) for command in commands.COMMANDS}
-_KINDS: Mapping[int | str, Kind] = {0: "file", 1: "script", "file": "file", "script": "script"}
+_KINDS: Mapping[int | str, str] = {0: "file", 1: "script", "file": "file", "script": "script"}
 
 Fields = dict[str, Any]
+#: What a handler returns that has seen to the answer itself.
+ANSWERED: Final = object()
 
 
-def dispatch(workspaces: Workspaces, client_socket: ClientSocket, message: Mapping[str, Any]) -> None:
+def dispatch(workspaces: Workspaces, client_socket: ClientSocket, message: Mapping[str, Any], others: Iterable[str] = ()) -> None:
     """
     Answer one request; blocks for as long as it asks to wait.
 
     What is refused is answered, not raised: ``{"request_result": False, "result": REASON, "field": NAME_OR_NONE}``. After
     ``destroy`` everything but ``create`` is answered with false, as in the original.
+
+    Parameters
+    ----------
+    others
+        Commands that the caller answers itself: named beside those of this set where there is none of a name.
     """
     name = message.get("command")
     if not workspaces.on and name != commands.CREATE.name:
@@ -43,22 +52,21 @@ def dispatch(workspaces: Workspaces, client_socket: ClientSocket, message: Mappi
         return
     try:
         if not isinstance(name, str) or name not in _CHECKS:
-            raise RefusedError(_unknown(message), "command")
+            raise RefusedError(_unknown(message, others), "command")
         fields = _CHECKS[name](message)
         if name == commands.WATCH.name:
             _watch(workspaces, client_socket, fields)
             return
         result = _HANDLERS[name](workspaces, client_socket, fields)
-    except RefusedError as refused:
-        client_socket.respond({"request_result": False, "result": str(refused), "field": refused.field})
-    except (OverloadedError, SerializationError, StoreError) as failure:
-        client_socket.respond({"request_result": False, "result": str(failure), "field": None})
+    except (OverloadedError, RefusedError, SerializationError, StoreError) as failure:
+        client_socket.respond(refused(failure))
     else:
-        client_socket.respond({"request_result": True, "result": result})
+        if result is not ANSWERED:
+            client_socket.respond({"request_result": True, "result": result})
 
 
-def _unknown(message: Mapping[str, Any]) -> str:
-    known = ", ".join(_CHECKS)
+def _unknown(message: Mapping[str, Any], others: Iterable[str]) -> str:
+    known = ", ".join((*_CHECKS, *others))
     if "command" not in message:
         return f"The message has no field 'command'; it is one of {known}"
     return f"There is no command {message['command']!r:.100}; there are {known}"
@@ -95,7 +103,7 @@ def _get_status(workspaces: Workspaces, client_socket: ClientSocket, fields: Fie
     return workspaces[fields["name"]].status()
 
 
-def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> Any:
     workspace = workspaces[fields["name"]]
     begun = time.monotonic()
     number = workspace.push(
@@ -105,45 +113,50 @@ def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Field
         time_limit=fields["time_limit"],
         identity=getattr(client_socket, "identity", None),
     )
-    answer = _wait(workspace, client_socket, number, fields["timeout"], begun, fields["encoding"])
-    answer["variable"] = _variables_of(workspace, fields) if answer["finish"] and client_socket.awaited else {}
+    variables = fields["variables"]
+
+    def make(record: JobRecord, waited: float) -> Fields:
+        return {
+            **job_result(record, waited),
+            "value": _value(record, fields["encoding"]),
+            "output": _output(record),
+            "variable": {},
+        }
+
+    if variables is False or variables == [] or not client_socket.awaited:
+        answer_at_end(workspace, client_socket, number, fields["timeout"], make, begun)
+        return ANSWERED
+    workspace.wait(number, fields["timeout"])
+    answer = make(workspace.record(number), time.monotonic() - begun)
+    if answer["finish"]:
+        answer["variable"] = _variables_of(workspace, fields)
     return answer
 
 
-def _clear(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+def _clear(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> Any:
     workspace = workspaces[fields["name"]]
-    begun = time.monotonic()
     number = workspace.push("clear", "", clear=True, identity=getattr(client_socket, "identity", None))
-    answer = _wait(workspace, client_socket, number, fields["timeout"], begun, "json")
-    return {field: answer[field] for field in ("job", "finish", "result", "time", "state", "error")}
+    answer_at_end(workspace, client_socket, number, fields["timeout"], job_result)
+    return ANSWERED
 
 
-def _wait(
-    workspace: Workspace, client_socket: ClientSocket, number: int, timeout: float, begun: float, encoding: str
-) -> dict[str, Any]:
-    if client_socket.awaited:  # nobody would read the answer otherwise
-        workspace.wait(number, timeout)
-    waited = time.monotonic() - begun
-    record = workspace.record(number)
+def job_result(record: JobRecord, waited: float) -> Fields:
+    """Return what the answer tells of any job, in the words of the original, and its state and error."""
     return {
-        "job": number,
+        "job": record.number,
         "finish": record.state.ended,
         "result": record.state.result,
         "time": waited,
         "state": record.state.value,
-        "value": _value(record, encoding),
-        "output": _output(record),
         "error": record.error,
     }
 
 
 def _variables_of(workspace: Workspace, fields: Fields) -> dict[str, Any]:
     wanted = fields["variables"]
-    if wanted is False or wanted == []:
-        return {}
     names = None if wanted is True else list(wanted)
     try:
-        return workspace.read(names, fields["encoding"], _limit(fields, DEFAULT_LIMIT))
+        return read_variables(workspace, names, fields["encoding"], _limit(fields, DEFAULT_LIMIT))
     except RefusedError:
         return {}  # the job's end is what was asked for, and it is known; get_variable says why these are not
 
@@ -165,10 +178,10 @@ def _get_result(workspaces: Workspaces, client_socket: ClientSocket, fields: Fie
 def _get_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> Any:
     workspace, wanted, encoding = workspaces[fields["name"]], fields["variable"], fields["encoding"]
     if isinstance(wanted, str):
-        return workspace.read([wanted], encoding, _limit(fields, None)).get(wanted)
+        return read_variables(workspace, [wanted], encoding, _limit(fields, None)).get(wanted)
     if wanted is None:
-        return workspace.read(None, encoding, _limit(fields, DEFAULT_LIMIT))
-    values = workspace.read(list(wanted), encoding, _limit(fields, None)) if wanted else {}
+        return read_variables(workspace, None, encoding, _limit(fields, DEFAULT_LIMIT))
+    values = read_variables(workspace, list(wanted), encoding, _limit(fields, None)) if wanted else {}
     return {name: values.get(name) for name in wanted}
 
 
@@ -178,7 +191,7 @@ def _set_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: F
         raise RefusedError(f"{name!r:.100} is no name of a variable", "variable")
     if not isinstance(value, Packed) and not _is_json(value, 0):
         raise RefusedError("The field 'value' of set_variable is plain JSON data, or a Packed", "value")
-    workspace.write(name, value)
+    write_variable(workspace, name, value)
     return True
 
 

@@ -17,7 +17,7 @@ class Commit(NamedTuple):
 
     changes: Sequence[Change]
     pushed: int | None
-    started: int | None
+    started: Sequence[int]
     ended: Sequence[int]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib
 import linecache
 import os
 import sys
@@ -65,6 +66,7 @@ class Interpreter:
         self._sources_size = 0
         self._compiled: dict[str | bytes, tuple[CodeType, bool]] = {}
         self._folder: str | None = None
+        self._hosts: dict[str, Any] = {}  # of calls, by their class
         # In a shared process other interpreters count their jobs as well, and all sources have one table.
         self._suffix = "" if own_process else f" of thread workspace {id(self):x}"
         if own_process:
@@ -91,6 +93,8 @@ class Interpreter:
         Raises nothing of the job's; a KeyboardInterrupt that comes while its outcome is put together is the caller's to catch.
         """
         try:
+            if order.calls:
+                return self._call(order)
             if order.clear or order.kind == "clear":
                 self.clear()
                 if order.kind == "clear":
@@ -106,6 +110,29 @@ class Interpreter:
             return Outcome("failed", None, self._describe(error, order))
         except BaseException as error:  # noqa: BLE001 - whatever the job raises is the job's outcome
             return Outcome("failed", None, self._describe(error, order))
+
+    def _call(self, order: Order) -> Outcome:
+        """Run calls as one; what their method raises is the end of all of them, what it returns that of each."""
+        host = self._hosts.get(order.host)
+        if host is None:
+            module, _, name = order.host.partition(":")
+            host = self._hosts[order.host] = getattr(importlib.import_module(module), name)()
+        outcomes: list[Outcome | None] = []
+        arguments = []
+        for _, argument in order.calls:
+            try:
+                arguments.append(argument.open() if isinstance(argument, Packed) else argument)
+                outcomes.append(None)
+            except SerializationError as error:
+                outcomes.append(Outcome("failed", None, self._describe(error, order)))
+        results = iter(getattr(host, order.kind)(arguments) if arguments else ())
+        first, *rest = [outcome or self._outcome_of(next(results), order) for outcome in outcomes]
+        return first._replace(rest=rest)
+
+    def _outcome_of(self, result: Value | BaseException | None, order: Order) -> Outcome:
+        if isinstance(result, BaseException):
+            return Outcome("failed", None, self._describe(result, order))
+        return _DONE if result is None else Outcome("done", result, None)
 
     def _execute(self, order: Order) -> Any:
         """Run the code and return the value of its last expression."""
@@ -295,7 +322,8 @@ def _traceback_text(error: BaseException, filename: str) -> str:
     first = error.__traceback__
     while first is not None and first.tb_frame.f_code.co_filename != filename:
         first = first.tb_next
-    shown = TracebackException(type(error), error, first, lookup_lines=False)
+    # A call has no file of its own: all its frames are shown but ours.
+    shown = TracebackException(type(error), error, first or error.__traceback__, lookup_lines=False)
     waiting: list[Any] = [shown]
     seen: set[int] = set()
     while waiting:

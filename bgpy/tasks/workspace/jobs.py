@@ -5,15 +5,16 @@ What a job is, and the one table of how its state moves. No threads, no clock.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
+from bgpy.tasks.workspace.backends import Order
+from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.values import Value
 
 #: (client id, lane, number) of the request that pushed a job.
 Identity = tuple[bytes, int, int]
-Kind = Literal["file", "script", "clear"]
 
 #: Bytes that are kept of each stream of a job: the last ones.
 MAX_OUTPUT = 1 << 20
@@ -115,8 +116,10 @@ class JobRecord:
 
     Attributes
     ----------
+    kind
+        file, script or clear; of a call the name of its method.
     text
-        The path of a file, or a script; "" for clear.
+        The path of a file, or a script; "" for clear; of a call what stands for it.
     clear
         Whether the namespace is emptied first.
     error
@@ -129,11 +132,13 @@ class JobRecord:
         Seconds since 1970; None for what has not been.
     identity
         Which request pushed it: a retry after a restart finds its job by this.
+    call
+        What it calls, None for scripts; without the argument once it has ended.
     """
 
     workspace: str
     number: int
-    kind: Kind
+    kind: str
     text: str
     clear: bool = False
     time_limit: float | None = None
@@ -147,6 +152,34 @@ class JobRecord:
     started: float | None = None
     ended: float | None = None
     identity: Identity | None = None
+    call: Call | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the store has it, where there is one."""
+        return self.call is None or self.call.kept
+
+    def size(self, enough: int) -> int:
+        """Return about how many bytes its value and output have; where they are more than `enough`, no more than that."""
+        size = len(self.stdout) + len(self.stderr)
+        return size if self.value is None or size > enough else size + self.value.size(enough)
+
+    def takes_along(self, other: JobRecord, count: int) -> bool:
+        """Tell whether the next job can be run as one with this one, which has `count` in its batch already."""
+        if self.call is None or other.call is None or count >= self.call.batch:
+            return False
+        # A time limit counts from the job's own start: a job that has one runs alone.
+        alone = self.time_limit is not None or other.time_limit is not None
+        return not alone and self.call.host == other.call.host and self.call.method == other.call.method
+
+
+def make_order(records: Sequence[JobRecord]) -> Order:
+    """Return what the worker is told of one job, or of calls that are run as one."""
+    first = records[0]
+    if first.call is None:
+        return Order(first.number, first.kind, first.text, first.clear)
+    calls = [(record.number, record.call.argument) for record in records if record.call is not None]
+    return Order(first.number, first.kind, first.text, first.clear, first.call.host, calls)
 
 
 class Tail:

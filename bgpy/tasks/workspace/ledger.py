@@ -4,12 +4,20 @@ The jobs that a workspace remembers, and what may be told of them. No threads, n
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import replace
 
 from bgpy.errors import RefusedError, StoreError
 from bgpy.tasks.workspace.jobs import Identity, JobEvent, JobRecord, JobState, Tail, next_state
+from bgpy.tasks.workspace.records import Change, NumbersReserved
+from bgpy.tasks.workspace.values import Value
+
+#: How many jobs are remembered that are kept in memory only, like predictions, and how many bytes of the value of each.
+MAX_UNKEPT = 1000
+MAX_UNKEPT_VALUE = 64 << 10
+#: Numbers that are set aside at once for jobs that the store does not have.
+RESERVED = 1000
 
 
 class Ledger:
@@ -23,6 +31,8 @@ class Ledger:
         self.workspace = workspace
         self.max_jobs = max_jobs
         self.next_number = 0
+        #: Numbers below this one are not given again by another server.
+        self.reserved = 0
         #: How many jobs are in each state.
         self.counts: Counter[JobState] = Counter()
         #: What the running job has written so far.
@@ -34,6 +44,7 @@ class Ledger:
         self._jobs: dict[int, JobRecord] = {}
         self._identities: dict[Identity, int] = {}
         self._unsettled: dict[int, JobState] = {}
+        self._unkept: deque[int] = deque()
 
     def __contains__(self, number: int) -> bool:
         return number in self._jobs
@@ -46,6 +57,10 @@ class Ledger:
         """Return the numbers of all jobs that are remembered, in their order."""
         return list(self._jobs)
 
+    def results(self) -> list[bool | None]:
+        """Return the results of all jobs that are remembered, in the order of their numbers."""
+        return [self.state(number).result for number in self._jobs]
+
     def bounds(self) -> dict[str, int]:
         """Return the number of the oldest job that is remembered, that of the next one where there is none; and that one."""
         return {"first_job": next(iter(self._jobs), self.next_number), "next_job": self.next_number}
@@ -56,7 +71,16 @@ class Ledger:
         self.counts[record.state] += 1
         if record.identity is not None:
             self._identities[record.identity] = record.number
+        if not record.kept:
+            self._unkept.append(record.number)
         self.next_number = max(self.next_number, record.number + 1)
+
+    def reserve(self, number: int) -> list[Change]:
+        """Return what has to be committed before a job that is not kept may have this number."""
+        if number < self.reserved:
+            return []
+        self.reserved = number + RESERVED
+        return [NumbersReserved(self.workspace, self.reserved)]
 
     def remove(self, number: int) -> None:
         """Forget a job."""
@@ -67,17 +91,21 @@ class Ledger:
         self.left.discard(number)
         if record.identity is not None:
             self._identities.pop(record.identity, None)
+        if not record.kept:
+            self._unkept.remove(number)  # the oldest goes first, or the newest that could not be pushed
 
     def forget(self) -> int | None:
         """Forget the oldest jobs above the limit, up to one that has not ended; returns the number behind them, if any went."""
         kept = None
-        while len(self._jobs) > self.max_jobs:
-            number = next(iter(self._jobs))
-            if not self._jobs[number].state.ended or number in self._unsettled:
-                break
+        while len(self._unkept) > MAX_UNKEPT and self._may_go(self._unkept[0]):
+            self.remove(self._unkept[0])
+        while len(self._jobs) > self.max_jobs and self._may_go(number := next(iter(self._jobs))):
             self.remove(number)
             kept = number + 1
         return kept
+
+    def _may_go(self, number: int) -> bool:
+        return self._jobs[number].state.ended and number not in self._unsettled
 
     def find(self, identity: Identity | None) -> int | None:
         """Return the job that a request has pushed, None where it has pushed none."""
@@ -95,6 +123,8 @@ class Ledger:
         before = self._unsettled[number] = record.state
         self.move(record, event)
         record.ended = now
+        if record.call is not None:
+            record.call = record.call._replace(argument={})  # it may be large, and is of no more use
         if type_name:
             record.error = {"type": type_name, "message": message, "traceback": ""}
         if before is JobState.RUNNING:
@@ -111,6 +141,9 @@ class Ledger:
     def let_go(self, number: int, limit: int) -> None:
         """Keep value and output of an ended job in the store only, where they have more than `limit` bytes and it has them."""
         record = self._jobs[number]
+        if not record.kept:
+            self._trim(record)
+            return
         size = len(record.stdout) + len(record.stderr)
         if record.value is not None:
             # The JSON of a value is bounded where it is made; what is large in memory is its pickle.
@@ -121,6 +154,11 @@ class Ledger:
             self.left.add(number)
             record.stdout = record.stderr = b""
             record.value = None
+
+    def _trim(self, record: JobRecord) -> None:
+        """Let a large value of a job that no store has go: whoever waited for it has it."""
+        if record.value is not None and record.value.size(MAX_UNKEPT_VALUE) > MAX_UNKEPT_VALUE:
+            record.value = Value({"type": "list", "truncated": True}, None)
 
     def unsettled(self) -> bool:
         """Tell whether a job has ended and nobody may hear of it yet."""
@@ -155,6 +193,7 @@ class Ledger:
         if number not in self._jobs:
             if number >= self.next_number:
                 raise RefusedError(f"The workspace {self.workspace!r} has no job {number}", "job")
-            reason = f"Job {number} of the workspace {self.workspace!r} is gone: the last {self.max_jobs:,} jobs are remembered"
+            last = f"the last {self.max_jobs:,} jobs are remembered, and of predictions the last {MAX_UNKEPT:,}"
+            reason = f"Job {number} of the workspace {self.workspace!r} is gone: {last}"
             raise RefusedError(reason, "job")
         return number

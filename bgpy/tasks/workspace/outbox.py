@@ -8,9 +8,46 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from bgpy.tasks.workspace.backends import Backend
 from bgpy.tasks.workspace.instructions import Instruction
+from bgpy.tasks.workspace.jobs import JobRecord
+
+#: What is called with a job's record; must not block.
+Then = Callable[[JobRecord], object]
+
+
+class Tell(NamedTuple):
+    """Tell somebody of a job, beside what the queue wants done."""
+
+    then: Then
+    record: JobRecord
+
+
+class Waiters:
+    """Who is to be told of the ends of jobs. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._then: dict[int, list[Then]] = {}
+
+    def add(self, number: int, then: Then) -> None:
+        """Take one more that waits for a job."""
+        self._then.setdefault(number, []).append(then)
+
+    def take_back(self, number: int, then: Then) -> None:
+        """Forget one that does not wait any more; it may have been told."""
+        waiting = self._then.get(number, [])
+        if then in waiting:
+            waiting.remove(then)
+
+    def numbers(self) -> list[int]:
+        """Return the jobs that somebody waits for."""
+        return list(self._then)
+
+    def take(self, number: int, record: JobRecord) -> list[Tell]:
+        """Return all that wait for a job, who are forgotten here."""
+        return [Tell(then, record) for then in self._then.pop(number, ())]
 
 
 class Outbox:
@@ -25,13 +62,13 @@ class Outbox:
         Does one of them, with the backend that there was when it was put in.
     """
 
-    def __init__(self, lock: threading.Lock, carry_out: Callable[[Instruction, Backend | None], None]) -> None:
+    def __init__(self, lock: threading.Lock, carry_out: Callable[[Instruction | Tell, Backend | None], None]) -> None:
         self._lock = lock
         self._carry_out = carry_out
-        self._waiting: deque[tuple[Instruction, Backend | None]] = deque()
+        self._waiting: deque[tuple[Instruction | Tell, Backend | None]] = deque()
         self._busy = False
 
-    def put(self, instruction: Instruction, backend: Backend | None) -> None:
+    def put(self, instruction: Instruction | Tell, backend: Backend | None) -> None:
         """Add an instruction."""
         assert self._lock.locked()
         self._waiting.append((instruction, backend))

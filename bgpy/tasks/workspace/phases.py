@@ -1,10 +1,14 @@
 """
-For the queue alone: where its running job, its worker and the stop that was asked for are.
+For the queue alone: where its running jobs, its worker and the stop that was asked for are.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
+
+from bgpy.tasks.workspace.backends import Outcome
+from bgpy.tasks.workspace.jobs import JobEvent
 
 
 class Phase(enum.Enum):
@@ -36,3 +40,63 @@ class Stop(enum.IntEnum):
     INTERRUPT = 1
     LIMIT = 2
     KILL = 3
+
+
+class Turn:
+    """
+    The jobs whose turn it is: one script, or calls that are run as one.
+
+    Attributes
+    ----------
+    numbers
+        Of those that have not ended, in the order in which they were queued.
+    stopped
+        Which of them somebody asked to end, by the means of `stop`.
+    grace
+        Whether the time limit has passed.
+    """
+
+    __slots__ = ("grace", "numbers", "phase", "stop", "stopped")
+
+    def __init__(self, numbers: Sequence[int] = ()) -> None:
+        self.numbers = list(numbers)
+        self.phase = Phase.COMMITTING
+        self.stop = Stop.NOBODY
+        self.stopped: int | None = None
+        self.grace = False
+
+    @property
+    def first(self) -> int | None:
+        """The job that stands for all of them where only one can."""
+        return self.numbers[0] if self.numbers else None
+
+    @property
+    def is_with_worker(self) -> bool:
+        """Whether the worker has the jobs, or is just being given them."""
+        return self.phase in (Phase.HANDING, Phase.HANDED)
+
+    def ask(self, stop: Stop, number: int) -> None:
+        """Note that a job shall end."""
+        if stop >= self.stop:
+            self.stop, self.stopped = stop, number
+
+    def end_of(self, outcome: Outcome) -> JobEvent:
+        """Return what the worker's word of a job's end is to that job."""
+        if outcome.state == "done":
+            return JobEvent.FINISH
+        if self.stop is Stop.LIMIT:
+            return JobEvent.TIME_OUT
+        return JobEvent.INTERRUPT if outcome.state == "interrupted" else JobEvent.FAIL
+
+    def death_of(self, number: int, limit: float | None, reason: str, memory: bool) -> tuple[JobEvent, str, str]:
+        """Return what the death of the worker is to a job that it had: the event, and type and message of its error."""
+        if self.stop is Stop.KILL and number != self.stopped:
+            return JobEvent.ABORT, "Aborted", f"The worker was killed with job {self.stopped}, which ran as one with it"
+        if self.stop is Stop.KILL:
+            return JobEvent.KILL, "Killed", "It was killed"
+        if self.stop is Stop.LIMIT:
+            return JobEvent.TIME_OUT, "TimedOut", f"It was killed, still running after its time limit of {limit} s"
+        message = f"Its worker died: {reason}"
+        if memory:
+            message += "; the memory limit of the workspace is the likely cause"
+        return JobEvent.CRASH, "WorkerDied", message

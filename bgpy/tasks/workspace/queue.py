@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from bgpy.errors import OverloadedError, StoreError
-from bgpy.tasks.workspace.backends import Order, Outcome
+from bgpy.tasks.workspace.backends import Outcome
+from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.instructions import (
     Acknowledge,
     Announce,
@@ -24,9 +25,9 @@ from bgpy.tasks.workspace.instructions import (
     Settle,
     StartWorker,
 )
-from bgpy.tasks.workspace.jobs import Identity, JobEvent, JobRecord, JobState, Kind
+from bgpy.tasks.workspace.jobs import Identity, JobEvent, JobRecord, JobState, make_order
 from bgpy.tasks.workspace.ledger import Ledger
-from bgpy.tasks.workspace.phases import Phase, Stop, Worker
+from bgpy.tasks.workspace.phases import Phase, Stop, Turn, Worker
 from bgpy.tasks.workspace.records import (
     Change,
     JobEnded,
@@ -82,10 +83,7 @@ class JobQueue:
         self._held: set[int] = set()
         self._first_new = 0  # jobs from this number on wait behind those that are held
         self._unacknowledged: set[int] = set()
-        self._running: int | None = None
-        self._phase = Phase.COMMITTING
-        self._stop = Stop.NOBODY
-        self._grace = False
+        self._turn = Turn()
         self._worker = Worker.NONE
         self._was_ready = False
         self._used = False  # whether this worker was given a job
@@ -102,7 +100,17 @@ class JobQueue:
 
     # What is asked of it.
 
-    def push(self, kind: Kind, text: str, *, clear: bool, time_limit: float | None, identity: Identity | None, now: float) -> int:
+    def push(
+        self,
+        kind: str,
+        text: str,
+        *,
+        clear: bool,
+        time_limit: float | None,
+        identity: Identity | None,
+        now: float,
+        call: Call | None = None,
+    ) -> int:
         """
         Queue a job and return its number; that of the job which the same request has pushed before, if it has.
 
@@ -114,7 +122,7 @@ class JobQueue:
         if len(self._waiting) >= MAX_WAITING:
             raise OverloadedError(f"{len(self._waiting):,} jobs wait in the workspace {self.workspace!r}")
         number = self.jobs.next_number
-        record = JobRecord(self.workspace, number, kind, text, clear, time_limit, pushed=now, identity=identity)
+        record = JobRecord(self.workspace, number, kind, text, clear, time_limit, pushed=now, identity=identity, call=call)
         self.jobs.add(record)
         self._waiting.append(number)
         self._unacknowledged.add(number)
@@ -160,11 +168,11 @@ class JobQueue:
         running = self._running_as(number)
         if running is None:
             return None
-        if self._phase in (Phase.COMMITTING, Phase.WAITING):
+        if not self._turn.is_with_worker:
             self._end(running, JobEvent.INTERRUPT, now, "KeyboardInterrupt", "It was interrupted before its first line")
             self._advance(now, ended=[running])
         else:
-            self._stop = max(self._stop, Stop.INTERRUPT)
+            self._turn.ask(Stop.INTERRUPT, running)
             self._out.append(Interrupt(running))
         return running
 
@@ -173,11 +181,11 @@ class JobQueue:
         running = self._running_as(number)
         if running is None:
             return None
-        if self._phase in (Phase.COMMITTING, Phase.WAITING):
+        if not self._turn.is_with_worker:
             self._end(running, JobEvent.KILL, now, "Killed", "It was killed before its first line")
             self._advance(now, ended=[running])
         else:
-            self._stop = Stop.KILL
+            self._turn.ask(Stop.KILL, running)
             self._doom(running)
         return running
 
@@ -189,10 +197,10 @@ class JobQueue:
             self._end(number, JobEvent.CANCEL, now, "Cancelled", "Its workspace was destroyed")
         self._waiting.clear()
         self._held.clear()
-        if self._running is not None:
-            ended.insert(0, self._running)
-            self._end(self._running, JobEvent.KILL, now, "Killed", "Its workspace was destroyed")
-        self._out.append(Commit([WorkspaceGone(self.workspace)], None, None, ended))
+        running = list(self._turn.numbers)
+        for number in running:
+            self._end(number, JobEvent.KILL, now, "Killed", "Its workspace was destroyed")
+        self._out.append(Commit([WorkspaceGone(self.workspace)], None, (), [*running, *ended]))
 
     def close(self) -> None:
         """Start nothing any more: the server ends, and another one will find what is in the store."""
@@ -225,7 +233,7 @@ class JobQueue:
                 self._finished = number
                 self._failed = record.state is not JobState.DONE
         self.restarts = restarts
-        self.jobs.next_number = self._first_new = max(next_number, self.jobs.next_number)
+        self.jobs.next_number = self.jobs.reserved = self._first_new = max(next_number, self.jobs.next_number)
         if changes:
             self._commit(changes)
 
@@ -241,8 +249,8 @@ class JobQueue:
 
     def handed(self, number: int) -> None:
         """Take note that the worker has the job of a `Run`: its time begins."""
-        if number == self._running and self._phase is Phase.HANDING:
-            self._phase = Phase.HANDED
+        if number == self._turn.first and self._turn.phase is Phase.HANDING:
+            self._turn.phase = Phase.HANDED
             limit = self.jobs[number].time_limit
             if limit is not None:
                 self._out.append(SetTimer(number, limit))
@@ -255,7 +263,7 @@ class JobQueue:
         if process is not None:
             self._commit([WorkerStarted(self.workspace, *process)])
         self._announce("worker_started", None, pid=process[0] if process is not None else None)
-        if self._running is not None and self._phase is Phase.WAITING:
+        if self._turn.numbers and self._turn.phase is Phase.WAITING:
             self._hand_over()
         self._advance(now)
 
@@ -266,24 +274,21 @@ class JobQueue:
         self._advance(now, ended=self._abort("WorkerNotStarted", f"No worker could be started: {reason}", now))
 
     def output(self, number: int | None, stream: Literal["stdout", "stderr"], data: bytes) -> None:
-        """Take what a job has written; kept is what the running one wrote."""
-        if number is not None and number == self._running:
+        """Take what a job has written; kept is what the running one wrote, of several the first."""
+        if number is not None and number == self._turn.first:
             self.jobs.output[stream].add(data)
 
     def ended(self, number: int, outcome: Outcome, now: float) -> None:
-        """Take note of how the worker says that the running job ended."""
-        if number != self._running:
+        """Take note of how the worker says that the running job ended, or all calls that ran as one with it."""
+        if number != self._turn.first:
             return  # it was ended here, by a workspace that goes
-        record = self.jobs[number]
-        record.value, record.error = outcome.value, outcome.error
-        if outcome.state == "done":
-            event = JobEvent.FINISH
-        elif self._stop is Stop.LIMIT:
-            event = JobEvent.TIME_OUT
-        else:
-            event = JobEvent.INTERRUPT if outcome.state == "interrupted" else JobEvent.FAIL
-        self._end(number, event, now)
-        self._advance(now, ended=[number])
+        ended = list(self._turn.numbers)
+        outcomes = (outcome, *(outcome.rest or [outcome] * (len(ended) - 1)))
+        for each, its_outcome in zip(ended, outcomes, strict=True):
+            record = self.jobs[each]
+            record.value, record.error = its_outcome.value, its_outcome.error
+            self._end(each, self._turn.end_of(its_outcome), now)
+        self._advance(now, ended=ended)
 
     def died(self, reason: str, memory: bool, now: float) -> None:
         """Take note that the worker has died, asked for or not: the running job ends, a fresh worker follows."""
@@ -291,33 +296,25 @@ class JobQueue:
         if self._closed:
             return
         self.restarts += 1
-        self._announce("worker_died", self._running, reason=reason, memory=memory, restarts=self.restarts)
-        ended: list[int] = []
-        running = self._running
-        if running is not None and self._phase in (Phase.HANDING, Phase.HANDED):
-            limit = self.jobs[running].time_limit
-            event, type_name, message = {
-                Stop.KILL: (JobEvent.KILL, "Killed", "It was killed"),
-                Stop.LIMIT: (JobEvent.TIME_OUT, "TimedOut", f"It was killed, still running after its time limit of {limit} s"),
-            }.get(self._stop, (JobEvent.CRASH, "WorkerDied", f"Its worker died: {reason}"))
-            if memory and event is JobEvent.CRASH:
-                message += "; the memory limit of the workspace is the likely cause"
-            self._end(running, event, now, type_name, message)
-            ended.append(running)
+        self._announce("worker_died", self._turn.first, reason=reason, memory=memory, restarts=self.restarts)
+        ended = list(self._turn.numbers) if self._turn.is_with_worker else []
+        for number in ended:
+            event, type_name, message = self._turn.death_of(number, self.jobs[number].time_limit, reason, memory)
+            self._end(number, event, now, type_name, message)
         if not self._continue:
             ended += self._abort("Aborted", f"The worker died before it, and with it all variables: {reason}", now)
-        if self._used or self._waiting or self._running is not None:
+        if self._used or self._waiting or self._turn.numbers:
             # A worker that died unused may do so again at once, and again: it waits for who needs it.
             self.want_worker()
         self._advance(now, ended=ended)
 
     def time_passed(self, number: int, now: float) -> None:
         """Take note that the time of a `SetTimer` is over: an `Interrupt` comes out, and after the grace a `Kill`."""
-        if number != self._running:
+        if number != self._turn.first:
             return
-        if not self._grace:
-            self._grace = True
-            self._stop = max(self._stop, Stop.LIMIT)
+        if not self._turn.grace:
+            self._turn.grace = True
+            self._turn.ask(Stop.LIMIT, number)
             self._out += [Interrupt(number), SetTimer(number, GRACE)]
         elif self.can_kill:
             self._doom(number)
@@ -326,22 +323,22 @@ class JobQueue:
         """Take note that the worker could not be killed."""
         if self._worker is Worker.DOOMED:
             self._worker = Worker.READY
-        self._stop = Stop.LIMIT if self._grace else Stop.NOBODY
+        self._turn.stop = Stop.LIMIT if self._turn.grace else Stop.NOBODY
         self._advance(now)
 
     # What is known of it.
 
     def runs(self, number: int) -> bool:
         """Tell whether a job runs now."""
-        return number == self._running
+        return number in self._turn.numbers
 
     def is_running(self) -> bool:
         """Tell whether a job runs now."""
-        return self._running is not None
+        return bool(self._turn.numbers)
 
     def is_being_handed(self) -> bool:
         """Tell whether the running job is on its way to the worker, where it cannot be stopped yet."""
-        return self._running is not None and self._phase is Phase.HANDING
+        return bool(self._turn.numbers) and self._turn.phase is Phase.HANDING
 
     def lacks_worker(self) -> bool:
         """Tell whether there is no worker and none on its way."""
@@ -349,7 +346,7 @@ class JobQueue:
 
     def status(self) -> dict[str, Any]:
         """Return the keys of the original, and how many jobs are held and how many workers have died."""
-        if self._running is not None or self.jobs.unsettled():
+        if self._turn.numbers or self.jobs.unsettled():
             status = "BUSY"
         elif not self._was_ready:
             status = "INITIAL"
@@ -372,28 +369,27 @@ class JobQueue:
         """Choose the next job, if it may run, and commit that together with what has happened."""
         pushed_number = None if pushed is None else pushed.number
         kept = None if pushed is None else self.jobs.forget()
-        started = None if self._closed else self._choose(pushed_number, now)
-        if self._volatile:
-            self._confirm(pushed_number, started, ended)
-            return
+        started = () if self._closed else self._choose(pushed_number, now)
         changes: list[Change] = []
-        if pushed is not None:
-            changes.append(JobPushed(pushed))
-        if kept is not None:
-            changes.append(JobsForgotten(self.workspace, kept))
-        changes += [JobEnded(self.jobs[number]) for number in ended]
-        if started is not None:
-            changes.append(JobStarted(self.workspace, started, now))
+        if not self._volatile:
+            if pushed is not None:
+                changes += [JobPushed(pushed)] if pushed.kept else self.jobs.reserve(pushed.number)
+            if kept is not None:
+                changes.append(JobsForgotten(self.workspace, kept))
+            changes += [JobEnded(self.jobs[number]) for number in ended if self.jobs[number].kept]
+            changes += [JobStarted(self.workspace, number, now) for number in started if self.jobs[number].kept]
         if changes:
             self._commit(changes, pushed_number, started, ended)
+        else:
+            self._confirm(pushed_number, started, ended)
 
     def _commit(
-        self, changes: Sequence[Change], pushed: int | None = None, started: int | None = None, ended: Sequence[int] = ()
+        self, changes: Sequence[Change], pushed: int | None = None, started: Sequence[int] = (), ended: Sequence[int] = ()
     ) -> None:
         if not self._volatile:
             self._out.append(Commit(changes, pushed, started, ended))
 
-    def _confirm(self, pushed: int | None, started: int | None, ended: Sequence[int]) -> None:
+    def _confirm(self, pushed: int | None, started: Sequence[int], ended: Sequence[int]) -> None:
         """Tell what is on the disk now, and hand over the job that has been chosen."""
         if pushed is not None:
             self._unacknowledged.discard(pushed)
@@ -401,38 +397,46 @@ class JobQueue:
             self._announce("queued", pushed)
         for number in ended:
             self._settle(number)
-        if started is not None and started == self._running:
+        if started and self._turn.first in started:
             self._hand_over()
 
-    def _choose(self, pushed: int | None, now: float) -> int | None:
-        if self._running is not None or self._worker is not Worker.READY or not self._waiting:
-            return None
-        number = self._waiting[0]
+    def _choose(self, pushed: int | None, now: float) -> Sequence[int]:
+        """Take the jobs whose turn it is out of the line: the first, and the calls behind it that can be run as one with it."""
+        if self._turn.numbers or self._worker is not Worker.READY:
+            return ()
+        chosen: list[int] = []
+        while self._waiting and self._may_join(self._waiting[0], chosen, pushed):
+            number = self._waiting.popleft()
+            chosen.append(number)
+            record = self.jobs[number]
+            record.started = now
+            self.jobs.move(record, JobEvent.START)
+        if chosen:
+            self._turn = Turn(chosen)
+            self._current = chosen[-1]
+        return chosen
+
+    def _may_join(self, number: int, chosen: Sequence[int], pushed: int | None) -> bool:
         if (number in self._unacknowledged and number != pushed) or (self._held and number >= self._first_new):
-            return None
-        self._waiting.popleft()
-        self._running = self._current = number
-        self._phase, self._stop, self._grace = Phase.COMMITTING, Stop.NOBODY, False
-        record = self.jobs[number]
-        record.started = now
-        self.jobs.move(record, JobEvent.START)
-        return number
+            return False
+        return not chosen or self.jobs[chosen[0]].takes_along(self.jobs[number], len(chosen))
 
     def _hand_over(self) -> None:
-        assert self._running is not None
+        turn = self._turn
         if self._worker is not Worker.READY:
-            self._phase = Phase.WAITING
+            turn.phase = Phase.WAITING
             return
-        record = self.jobs[self._running]
-        self._phase = Phase.HANDING
+        turn.phase = Phase.HANDING
         self._used = True
-        self._announce("started", record.number)
-        self._out.append(Run(Order(record.number, record.kind, record.text, record.clear)))
+        for number in turn.numbers:
+            self._announce("started", number)
+        order = make_order([self.jobs[number] for number in turn.numbers])
+        self._out.append(Run(order))
 
     def _end(self, number: int, event: JobEvent, now: float, type_name: str = "", message: str = "") -> None:
         self.jobs.end(number, event, now, type_name, message)
-        if number == self._running:
-            self._running = None
+        if number in self._turn.numbers:
+            self._turn.numbers.remove(number)
 
     def _settle(self, number: int) -> None:
         record = self.jobs.settle(number)
@@ -449,9 +453,7 @@ class JobQueue:
 
     def _abort(self, type_name: str, message: str, now: float) -> list[int]:
         """End all that wait for a worker, but for what is held; returns their numbers."""
-        aborted = [*self._waiting]
-        if self._running is not None:
-            aborted.insert(0, self._running)
+        aborted = [*self._turn.numbers, *self._waiting]
         for number in aborted:
             self._end(number, JobEvent.ABORT, now, type_name, message)
         self._waiting.clear()
@@ -459,20 +461,20 @@ class JobQueue:
 
     def _commit_failed(self, commit: Commit, error: StoreError, now: float) -> None:
         for number in commit.ended:
-            self.jobs.unsaved[number] = error
+            if number in self.jobs and self.jobs[number].kept:
+                self.jobs.unsaved[number] = error
             self._settle(number)
         if commit.pushed is not None:
             self._unacknowledged.discard(commit.pushed)
             self.jobs.remove(commit.pushed)
+            self.jobs.reserved = 0
             self._leave_queue(commit.pushed)
-            if self._running == commit.pushed:
-                self._running = None
             self._out.append(Acknowledge(commit.pushed, error))
-        elif commit.started is not None and commit.started == self._running:
-            # It never runs without that being on the disk: after a restart it would run again.
-            self._end(commit.started, JobEvent.ABORT, now, "StoreError", str(error))
-            self.jobs.unsaved[commit.started] = error
-            self._settle(commit.started)
+        # None runs without that being on the disk: after a restart it would run again.
+        for number in [number for number in commit.started if number in self._turn.numbers]:
+            self._end(number, JobEvent.ABORT, now, "StoreError", str(error))
+            self.jobs.unsaved[number] = error
+            self._settle(number)
 
     def _doom(self, number: int) -> None:
         self._worker = Worker.DOOMED
@@ -480,13 +482,17 @@ class JobQueue:
 
     def _leave_queue(self, number: int) -> None:
         self._held.discard(number)
+        if number in self._turn.numbers:
+            self._turn.numbers.remove(number)
         if number in self._waiting:
             self._waiting.remove(number)
 
     def _running_as(self, number: int | None) -> int | None:
         if number is not None:
             self.jobs.state(number)  # refuses what there is not
-        return self._running if number is None or number == self._running else None
+        if number is None:
+            return self._turn.first
+        return number if number in self._turn.numbers else None
 
     def _announce(self, event: str, job: int | None, **details: Any) -> None:
         self._out.append(Announce(event, job, details))

@@ -31,6 +31,13 @@ class JobPushed(NamedTuple):
     record: JobRecord
 
 
+class NumbersReserved(NamedTuple):
+    """Jobs that are not kept here may have the numbers below this one."""
+
+    workspace: str
+    next_number: int
+
+
 class JobStarted(NamedTuple):
     """A job is about to run."""
 
@@ -68,7 +75,17 @@ class StateChanged(NamedTuple):
     state: JobState
 
 
-Change = WorkspaceCreated | WorkspaceGone | JobPushed | JobStarted | JobEnded | JobsForgotten | WorkerStarted | StateChanged
+Change = (
+    WorkspaceCreated
+    | WorkspaceGone
+    | JobPushed
+    | NumbersReserved
+    | JobStarted
+    | JobEnded
+    | JobsForgotten
+    | WorkerStarted
+    | StateChanged
+)
 
 
 class StoredWorkspace(NamedTuple):

@@ -293,8 +293,8 @@ def _result(response: dict[str, Any], name: str | None) -> Any:
         raise RefusedError('The workspaces of this server are switched off: {"command": "create"} switches them on')
     if "request_result" not in response:
         raise RefusedError("The server has no workspaces: it needs the task set bgpy.tasks.workspace")
-    if name is not None and reason == str(missing := WorkspaceNotFoundError(name)):
-        raise missing
+    if name is not None and response.get("error") == WorkspaceNotFoundError.__name__:
+        raise WorkspaceNotFoundError(name)
     raise RefusedError(str(reason).rstrip("."), response.get("field"))
 
 

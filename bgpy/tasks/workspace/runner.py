@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from bgpy.errors import MessageTooLargeError, SerializationError
 from bgpy.system import workers
@@ -26,6 +26,7 @@ from bgpy.tasks.workspace.channel import (
     Kind,
     Message,
     close_value,
+    take_call,
     take_value,
 )
 from bgpy.tasks.workspace.interpreter import Interpreter, plain_text, safe_text
@@ -36,7 +37,7 @@ from bgpy.tasks.workspace.shield import Shield
 #: The exit code of an interpreter that had no memory left to say how a job ended.
 NO_MEMORY = 71
 _SIGINT = int(signal.SIGINT)
-_ENDED = int(Kind.ENDED)
+_CALL, _ENDED = int(Kind.CALL), int(Kind.ENDED)
 _NO_ERROR = {"type": "KeyboardInterrupt", "message": "", "traceback": ""}
 
 
@@ -45,8 +46,9 @@ class Runner:
     The interpreter's side: jobs in the main thread, so that a signal interrupts them; all else in two threads beside it.
 
     `_open` says whether a signal may raise in the running job. It is set and cleared by the main thread alone, in one step, with
-    no place for a signal between the end of the user's code and that step. `_current` is the job for those who name it, and
-    `_guard` keeps it from ending between the question whether it runs and the signal. `_hit` says whether one was sent.
+    no place for a signal between the end of the user's code and that step. `_current` is the job for those who name it,
+    `_together` are the calls that run as one, and `_guard` keeps them from ending between the question whether they run and the
+    signal. `_hit` says for which one was sent.
     """
 
     def __init__(self, jobs: Channel, control: Channel, variables: Channel) -> None:
@@ -55,10 +57,11 @@ class Runner:
         self._variables = variables
         self._guard = threading.Lock()
         self._current: int | None = None
+        self._together: frozenset[int] = frozenset()
         self._open = False
         self._held = False
         self._postponed = False
-        self._hit = False
+        self._hit: int | None = None
         self._handler = self._on_interrupt
         self._pid = os.getpid()
         self._secret = SECRET_START + os.urandom(SECRET_SIZE - len(SECRET_START))
@@ -101,29 +104,51 @@ class Runner:
 
     def _serve_job(self, message: Message) -> None:
         number, flags = message.number, message.flags
-        kind: Literal["file", "script", "clear"] = "script" if flags & SCRIPT else "file" if flags & FILE else "clear"
-        outcome = self._run(Order(number, kind, message.fields.get("text", ""), bool(flags & CLEAR_FIRST)))
+        if message.kind == _CALL:
+            fields = message.fields
+            calls = [take_call(closed) for closed in fields["calls"]]
+            ended = {
+                "calls": list(map(_close, self._run_calls(Order(number, fields["method"], "", False, fields["host"], calls))))
+            }
+        else:
+            kind = "script" if flags & SCRIPT else "file" if flags & FILE else "clear"
+            ended = _close(self._run_whole(Order(number, kind, message.fields.get("text", ""), bool(flags & CLEAR_FIRST))))
+        self._jobs.send(_ENDED, number, ended, self._mark(number))
+
+    def _run_calls(self, order: Order) -> list[Outcome]:
+        """Run calls as one; where one of them is interrupted, the others are run again without it."""
+        outcomes: dict[int, Outcome] = {}
+        left = list(order.calls)
+        while left:
+            outcome = self._run_whole(order._replace(calls=left))
+            hit = self._hit
+            if outcome.state != "interrupted" or outcome.rest or hit is None or len(left) == 1:
+                ends = (outcome, *(outcome.rest or [outcome] * (len(left) - 1)))
+                outcomes.update({number: end for (number, _), end in zip(left, ends, strict=True)})
+                break
+            outcomes[hit] = outcome
+            left = [call for call in left if call[0] != hit]
+        return [outcomes[number] for number, _ in order.calls]
+
+    def _run_whole(self, order: Order) -> Outcome:
+        """Run a job, and see to what it leaves behind where it is interrupted."""
+        outcome = self._run(order)
         if os.getpid() != self._pid:
             workers.leave(0 if outcome is not None and outcome.state == "done" else 1)  # a job forked, and its child came here
         if outcome is None:
             self._flush()  # what the interrupt kept from being written
             outcome = Outcome("interrupted", None, _NO_ERROR)
-        if self._hit and outcome.state != "done":
+        if self._hit is not None and outcome.state != "done":
             workers.end_younger_than(self._begun)  # whatever stops a job takes along what it started
-        state, value, error = outcome
-        ended: dict[str, Any] = {}
-        if value is not None:
-            ended = {"state": state, "json": value.json, "packed": None if value.packed is None else close_value(value.packed)}
-        elif error is not None:
-            ended = {"state": state, "error": error}
-        self._jobs.send(_ENDED, number, ended, self._mark(number))
+        return outcome
 
     def _run(self, order: Order) -> Outcome | None:
         """Run a job; None where it was interrupted at its very end."""
         if _signal.getsignal(_SIGINT) is not self._handler:  # not by `signal`, whose detour by names takes 5 us
             signal.signal(signal.SIGINT, self._handler)  # the job before has put another one there
         outcome: Outcome | None = None
-        self._begun, self._hit = self._clock(), False
+        self._begun, self._hit = self._clock(), None
+        self._together = frozenset([number for number, _ in order.calls])
         self._current = order.number
         try:
             self._open = True
@@ -200,9 +225,9 @@ class Runner:
 
     def _interrupt(self, number: int) -> bool:
         with self._guard:
-            if self._current != number or not self._open:
+            if self._current is None or not (self._current == number or number in self._together) or not self._open:
                 return False
-            self._hit = True
+            self._hit = number
             workers.interrupt_own_group()
             return True
 
@@ -246,6 +271,14 @@ class Runner:
                     channel.send(Kind.ANSWER, message.number, {"error": str(error)})
         except OSError:
             pass  # the server has gone
+
+
+def _close(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as plain data, nothing for one that ran through without a value."""
+    state, value, error = outcome[:3]
+    if value is not None:
+        return {"state": state, "json": value.json, "packed": None if value.packed is None else close_value(value.packed)}
+    return {} if error is None else {"state": state, "error": error}
 
 
 def _number(value: Any) -> float | None:

@@ -294,7 +294,7 @@ def _prepare(writer: sqlite3.Connection, path: str, synchronous: str) -> None:
     empty = not (application or version or tables_there)
     if not empty and application != tables.APPLICATION:
         raise StoreError(path, "It belongs to another program", "Give another path")
-    if not empty and version != tables.VERSION:
+    if not empty and version != tables.VERSION and version not in tables.UPGRADES:
         known = f"It has version {version}, this bgpy knows {tables.VERSION}"
         raise StoreError(path, known, "Use the bgpy that wrote it, or give another path")
     if writer.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
@@ -303,6 +303,12 @@ def _prepare(writer: sqlite3.Connection, path: str, synchronous: str) -> None:
     writer.execute(f"PRAGMA fullfsync = {synchronous == 'FULL'}")  # macOS keeps back what was only flushed
     writer.execute("PRAGMA foreign_keys = ON")
     writer.execute("PRAGMA journal_size_limit = 67108864")  # else the log stays as large as it ever was
+    for older in range(version, tables.VERSION) if not empty else ():
+        writer.execute("BEGIN IMMEDIATE")
+        for statement in tables.UPGRADES[older]:
+            writer.execute(statement)
+        writer.execute(f"PRAGMA user_version = {older + 1}")
+        writer.execute("COMMIT")
     if empty:
         writer.execute("BEGIN IMMEDIATE")
         for table in tables.SCHEMA:

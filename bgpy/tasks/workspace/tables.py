@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pickle import PickleBuffer
 from typing import Any
 
+from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.jobs import Identity, JobRecord, JobState
 from bgpy.tasks.workspace.records import (
     Change,
@@ -20,6 +21,7 @@ from bgpy.tasks.workspace.records import (
     JobPushed,
     JobsForgotten,
     JobStarted,
+    NumbersReserved,
     StateChanged,
     WorkerStarted,
     WorkspaceCreated,
@@ -30,7 +32,9 @@ from bgpy.tasks.workspace.values import Packed, Value
 #: "bgpy": by this SQLite files of other programs are known.
 APPLICATION = 0x62677079
 #: Of the tables below. Another number for each change to them.
-VERSION = 1
+VERSION = 2
+#: What makes a store of the version before one of the next.
+UPGRADES = {1: ("ALTER TABLE jobs ADD COLUMN call TEXT",)}
 
 SCHEMA = (
     """
@@ -62,6 +66,7 @@ SCHEMA = (
         size INTEGER NOT NULL DEFAULT 0,
         error TEXT,
         text TEXT NOT NULL,
+        call TEXT,
         value TEXT,
         packed BLOB,
         stdout BLOB,
@@ -72,7 +77,7 @@ SCHEMA = (
 )
 
 #: What `read_job` takes.
-JOB_COLUMNS = "workspace, number, identity, state, kind, clear, time_limit, pushed, started, ended, truncated, error, text"
+JOB_COLUMNS = "workspace, number, identity, state, kind, clear, time_limit, pushed, started, ended, truncated, error, text, call"
 CONTENT_COLUMNS = "value, packed, stdout, stderr"
 
 Statement = tuple[str, Sequence[Any]]
@@ -99,6 +104,8 @@ def _statements(change: Change, server: bytes) -> Iterator[Statement]:
             yield "DELETE FROM workspaces WHERE name = ?", (text_out(name),)
         case JobPushed(record):
             yield from _push(record)
+        case NumbersReserved(workspace, next_number):
+            yield "UPDATE workspaces SET next_number = max(next_number, ?) WHERE name = ?", (next_number, text_out(workspace))
         case JobStarted(workspace, number, started):
             yield (
                 "UPDATE jobs SET state = 'running', started = ? WHERE workspace = ? AND number = ?",
@@ -125,9 +132,19 @@ def _statements(change: Change, server: bytes) -> Iterator[Statement]:
 def _push(job: JobRecord) -> Iterator[Statement]:
     name = text_out(job.workspace)
     yield (
-        "INSERT INTO jobs (workspace, number, identity, state, kind, clear, time_limit, pushed, text)"
-        " VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?)",
-        (name, job.number, identity_out(job.identity), job.kind, job.clear, job.time_limit, job.pushed, text_out(job.text)),
+        "INSERT INTO jobs (workspace, number, identity, state, kind, clear, time_limit, pushed, text, call)"
+        " VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?)",
+        (
+            name,
+            job.number,
+            identity_out(job.identity),
+            job.kind,
+            job.clear,
+            job.time_limit,
+            job.pushed,
+            text_out(job.text),
+            None if job.call is None else data_out(job.call),
+        ),
     )
     yield "UPDATE workspaces SET next_number = max(next_number, ?) WHERE name = ?", (job.number + 1, name)
 
@@ -158,8 +175,8 @@ def _end(job: JobRecord) -> Statement:
 
 def read_job(row: Sequence[Any]) -> JobRecord:
     """Make a record of a row of `JOB_COLUMNS` and, where they were read, `CONTENT_COLUMNS`."""
-    workspace, number, identity, state, kind, clear, time_limit, pushed, started, ended, truncated, error, text = row[:13]
-    value, packed, stdout, stderr = row[13:] or (None, None, None, None)
+    workspace, number, identity, state, kind, clear, time_limit, pushed, started, ended, truncated, error, text, call = row[:14]
+    value, packed, stdout, stderr = row[14:] or (None, None, None, None)
     return JobRecord(
         workspace=text_in(workspace),
         number=number,
@@ -177,6 +194,7 @@ def read_job(row: Sequence[Any]) -> JobRecord:
         started=started,
         ended=ended,
         identity=identity_in(identity),
+        call=None if call is None else Call(*data_in(call)),
     )
 
 

@@ -54,3 +54,26 @@ class Value(NamedTuple):
 
     json: Any
     packed: Packed | None
+
+    def size(self, enough: int) -> int:
+        """Return about how many bytes it has; where they are more than `enough`, no more than that is looked at."""
+        parts = () if self.packed is None else (self.packed.pickle, *self.packed.buffers)
+        left = enough - sum(memoryview(part).nbytes for part in parts)
+        return enough - _weigh(self.json, left)
+
+
+#: What an item of plain data counts for.
+_ITEM = 16
+
+
+def _weigh(data: Any, left: int) -> int:
+    """Return what is left of so many bytes behind plain data; negative where it has more, and then not all was looked at."""
+    kind = type(data)
+    if kind is dict or kind is list or kind is tuple:
+        left -= _ITEM
+        for item in data.values() if kind is dict else data:
+            if left < 0:
+                break
+            left = _weigh(item, left)
+        return left
+    return left - _ITEM - (len(data) if kind is str or kind is bytes else 0)

@@ -7,10 +7,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from bgpy.errors import RefusedError, StoreError
+from bgpy.serving.deadlines import Deadlines
 from bgpy.tasks.workspace.backends import Abilities, Backend, Outcome
+from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.events import EventLog
 from bgpy.tasks.workspace.hearing import Ear, JobTimer
 from bgpy.tasks.workspace.instructions import (
@@ -25,16 +28,15 @@ from bgpy.tasks.workspace.instructions import (
     Settle,
     StartWorker,
 )
-from bgpy.tasks.workspace.jobs import Identity, JobRecord, JobState, Kind
+from bgpy.tasks.workspace.jobs import Identity, JobRecord, JobState
 from bgpy.tasks.workspace.means import Gate, Means, Options
-from bgpy.tasks.workspace.outbox import Outbox
+from bgpy.tasks.workspace.outbox import Outbox, Tell, Then, Waiters
 from bgpy.tasks.workspace.queue import JobQueue
 from bgpy.tasks.workspace.records import StoredWorkspace, WorkspaceGone
+from bgpy.tasks.workspace.supply import Supply
 
 T = TypeVar("T")
 
-#: Seconds that a worker has for reading or setting variables.
-READ_TIMEOUT = 30.0
 #: Seconds in which whatever stops a job has stopped it.
 STOP_TIMEOUT = 5.0
 #: Bytes of value and output that stay in memory with an ended job whose whole record the store has.
@@ -64,12 +66,11 @@ class Workspace:
         self._outbox = Outbox(self._lock, self._carry_out)
         self._perform = self._outbox.empty
         self._acknowledgements: dict[int, Gate] = {}
-        self._gates: dict[int, list[Gate]] = {}
+        self._waiters = Waiters()
         self._gone = Gate()
         self._ear: Ear | None = None
         self._backend: Backend | None = None
-        self._prepared: tuple[Backend, Ear] | None = None
-        self._dead: list[Backend] = []
+        self._supply = Supply(partial(means.make_backend, options), self)
         self._abilities: Abilities | None = None
         self._starter: threading.Thread | None = None
         self._start_failure = ""
@@ -78,13 +79,21 @@ class Workspace:
             self._queue.jobs.left.update(stored.left)
             self._queue.restore(stored.jobs, stored.next_number, stored.restarts, time.time())
 
+    @property
+    def deadlines(self) -> Deadlines:
+        """What tells of the end of a time; shared by all workspaces of the server."""
+        return self._means.deadlines
+
+    @property
+    def worker(self) -> object | None:
+        """The interpreter in service: another object for each, None where there is none."""
+        return self._ear
+
     def prepare(self) -> Abilities:
         """Make the backend, without starting it; raises RefusedError where there is none of that type."""
-        ear = Ear(self)
-        backend = self._means.make_backend(self.options, ear)
-        self._prepared = backend, ear
-        self._note_abilities(backend.abilities)
-        return backend.abilities
+        abilities = self._supply.prepare().abilities
+        self._note_abilities(abilities)
+        return abilities
 
     def open(self) -> None:
         """Start the worker; returns at once."""
@@ -94,15 +103,25 @@ class Workspace:
 
     def push(
         self,
-        kind: Kind,
+        kind: str,
         text: str,
         *,
         clear: bool = False,
         time_limit: float | None = None,
         identity: Identity | None = None,
+        call: Call | None = None,
+        then: Then | None = None,
     ) -> int:
         """
         Queue a job and return its number; blocks until the store has it.
+
+        Parameters
+        ----------
+        kind
+            file, script or clear; `call` queues what is none of these.
+        then
+            Called with the job's record at its end, from whatever thread; must not block. Not where the same request has pushed
+            it before.
 
         Raises
         ------
@@ -117,14 +136,36 @@ class Workspace:
         with self._lock:
             self._check_open()
             following = self._queue.jobs.next_number
-            number = self._queue.push(kind, text, clear=clear, time_limit=time_limit, identity=identity, now=time.time())
+            number = self._queue.push(
+                kind, text, clear=clear, time_limit=time_limit, identity=identity, now=time.time(), call=call
+            )
             if number == following:
                 gate = self._acknowledgements[number] = Gate()
+                if then is not None:
+                    self._waiters.add(number, then)
             self._absorb()
         self._perform()
         if gate is not None:
             gate.wait_for_store()
         return number
+
+    def call(self, call: Call, text: str, **options: Any) -> int:
+        """Queue a call, `text` stands for it in its record; as `push`."""
+        return self.push(call.method, text, call=call, **options)
+
+    def when_ended(self, number: int, then: Then) -> bool:
+        """
+        Have `then` called with the job's record at its end, or when the server begins to end; returns False where it has been.
+
+        It is called from whatever thread and must not block. Raises RefusedError where there is no such job.
+        """
+        with self._lock:
+            if not self._queue.jobs.state(number).ended and not self._closed:
+                self._waiters.add(number, then)
+                return True
+            record = self._queue.jobs.view(number)
+        then(record)
+        return False
 
     def wait(self, number: int, timeout: float) -> JobState:
         """
@@ -132,16 +173,14 @@ class Workspace:
 
         Raises StoreError where the job's end could not be kept, RefusedError where there is no such job.
         """
-        gate = None
-        with self._lock:
-            if not self._queue.jobs.state(number).ended and not self._closed:
-                gate = Gate()
-                self._gates.setdefault(number, []).append(gate)
-        if gate is not None and not gate.wait(min(timeout, threading.TIMEOUT_MAX)):
+        gate = Gate()
+        if self.when_ended(number, gate.open_at_end) and not gate.wait(min(timeout, threading.TIMEOUT_MAX)):
             with self._lock:
-                gates = self._gates.get(number, [])
-                if gate in gates:
-                    gates.remove(gate)
+                self._waiters.take_back(number, gate.open_at_end)
+        return self.saved_state(number)
+
+    def saved_state(self, number: int) -> JobState:
+        """Return the state of a job; raises StoreError where its end could not be kept."""
         with self._lock:
             error = self._queue.jobs.unsaved.get(number)
             if error is not None:
@@ -172,8 +211,7 @@ class Workspace:
     def results(self) -> list[bool | None]:
         """Return the results of all jobs that are remembered, in the order of their numbers."""
         with self._lock:
-            jobs = self._queue.jobs
-            return [jobs.state(number).result for number in jobs.numbers()]
+            return self._queue.jobs.results()
 
     def status(self) -> dict[str, Any]:
         """Return how the workspace is: the keys of the original, and more."""
@@ -217,16 +255,6 @@ class Workspace:
         killed = self._stop(self._queue.ask_kill, number)
         return killed is not None and self.wait(killed, STOP_TIMEOUT) is JobState.KILLED
 
-    def read(
-        self, names: list[str] | None, encoding: Literal["json", "objects"], limit: int | None, timeout: float = READ_TIMEOUT
-    ) -> dict[str, Any]:
-        """Return variables, as `Backend.read`; blocks until there is a worker. Raises RefusedError where it does not answer."""
-        return self._ask(lambda backend, left: backend.read(names, encoding, limit, left), timeout)
-
-    def write(self, name: str, value: Any, timeout: float = READ_TIMEOUT) -> None:
-        """Set a variable, as `Backend.write`; raises as `read`, and SerializationError."""
-        self._ask(lambda backend, left: backend.write(name, value, left), timeout)
-
     def destroy(self) -> None:
         """End the workspace with all that it runs, and forget it; blocks until the store has, raises StoreError."""
         self._tell(self._queue.destroy, time.time())
@@ -246,11 +274,11 @@ class Workspace:
             self._queue.close()
             self._absorb()
             backend, busy = self._backend, self._queue.is_running()
-            waiting = [gate for gates in self._gates.values() for gate in gates]
-            self._gates.clear()
+            for number in self._waiters.numbers():
+                for tell in self._waiters.take(number, self._queue.jobs.view(number)):
+                    self._outbox.put(tell, None)
             self._changed.notify_all()
-        for gate in waiting:
-            gate.open()
+        self._perform()
         self.log.close()
         if backend is not None and busy:
             backend.kill()
@@ -263,12 +291,9 @@ class Workspace:
             starter.join(_START_TIMEOUT)
         with self._lock:
             backend, self._backend, self._ear = self._backend, None, None
-            if backend is not None:
-                self._dead.append(backend)
-            if self._prepared is not None:
-                self._dead.append(self._prepared[0])
-                self._prepared = None
-        self._bury()
+        if backend is not None:
+            self._supply.retire(backend)
+        self._supply.close()
 
     # What the backend tells; each from its own threads, in order.
 
@@ -309,8 +334,8 @@ class Workspace:
         self._perform()
         if urgent:
             # Not by this thread, which serves all workspaces: a worker deep in C code takes its time to say that it was hit.
-            arguments = (urgent, backend)
-            threading.Thread(target=self._urge_all, args=arguments, name="bgpy-time-limit", daemon=True).start()
+            work = [partial(self._urge, instruction, backend) for instruction in urgent]
+            threading.Thread(target=lambda: [do() for do in work], name="bgpy-time-limit", daemon=True).start()
 
     def runs(self, number: int) -> bool:
         """Tell whether a job runs now; without the lock, so what it tells may be over."""
@@ -339,10 +364,6 @@ class Workspace:
         missed = [instruction for instruction in urgent if not self._urge(instruction, backend)]
         return None if missed else hit
 
-    def _urge_all(self, instructions: list[Interrupt | Kill], backend: Backend | None) -> None:
-        for instruction in instructions:
-            self._urge(instruction, backend)
-
     def _urge(self, instruction: Interrupt | Kill, backend: Backend | None) -> bool:
         if backend is None:
             return False
@@ -360,6 +381,7 @@ class Workspace:
         """Do at once what cannot block, put the rest into the outbox, and return what the caller has to do without the lock."""
         assert self._lock.locked()
         urgent: list[Interrupt | Kill] = []
+        tells: list[Tell] = []
         for instruction in self._queue.take():
             if type(instruction) is Announce:
                 self.log.add(instruction.event, instruction.job, time.time(), instruction.details)
@@ -368,18 +390,27 @@ class Workspace:
                 if gate is not None:
                     gate.open(instruction.error)
             elif type(instruction) is Settle:
-                if self._means.keeps:
-                    self._queue.jobs.let_go(instruction.number, KEPT_OUTPUT)
-                for gate in self._gates.pop(instruction.number, ()):
-                    gate.open()
+                record = self._queue.jobs[instruction.number]
+                tells += self._waiters.take(record.number, record)
+                if self._means.keeps or not record.kept:
+                    tells.append(Tell(self._let_go, record))
             elif isinstance(instruction, (Interrupt, Kill)):
                 urgent.append(instruction)
             else:
                 self._outbox.put(instruction, self._backend)
+        for tell in tells:  # the worker has its next job first
+            self._outbox.put(tell, None)
         return urgent
 
-    def _carry_out(self, instruction: Instruction, backend: Backend | None) -> None:
-        if isinstance(instruction, Commit):
+    def _let_go(self, record: JobRecord) -> None:
+        with self._lock:
+            if record.number in self._queue.jobs:
+                self._queue.jobs.let_go(record.number, KEPT_OUTPUT)
+
+    def _carry_out(self, instruction: Instruction | Tell, backend: Backend | None) -> None:
+        if isinstance(instruction, Tell):
+            instruction.then(instruction.record)
+        elif isinstance(instruction, Commit):
             try:
                 self._means.store.commit(instruction.changes, lambda error: self._committed(instruction, error))
             except StoreError as error:
@@ -411,17 +442,9 @@ class Workspace:
 
     def _start_worker(self) -> None:
         """Make a worker and take it into service; for a thread of its own."""
-        self._bury()
-        with self._lock:
-            prepared, self._prepared = self._prepared, None
-        backend = None
         try:
-            ear = Ear(self)
-            backend, ear = prepared or (self._means.make_backend(self.options, ear), ear)
-            backend.start()
+            backend, ear = self._supply.start()
         except Exception as error:  # noqa: BLE001 - whatever it is, the jobs that wait for this worker must hear of it
-            if backend is not None:
-                backend.close()
             with self._changed:
                 self._start_failure = f"{type(error).__name__}: {error}"
                 self._queue.start_failed(self._start_failure, time.time())
@@ -449,35 +472,21 @@ class Workspace:
 
     def _note_death(self, reason: str, memory: bool) -> None:
         assert self._backend is not None
-        self._dead.append(self._backend)
+        self._supply.retire(self._backend)
         self._backend = self._ear = None
         self._queue.died(reason, memory, time.time())
         self._absorb()
         self._changed.notify_all()
 
-    def _bury(self) -> None:
-        """Close the backends that have died."""
-        with self._lock:
-            dead, self._dead = self._dead, []
-        for backend in dead:
-            backend.close()
-
-    def _ask(self, use: Callable[[Backend, float], T], timeout: float) -> T:
-        """Use the worker. Its successor is not asked: the question may be what it died of, and its variables are gone."""
-        deadline = time.monotonic() + timeout
-        backend = self._wait_for_backend(deadline)
-        try:
-            return use(backend, _left(deadline))
-        except EOFError:
-            raise RefusedError(f"The worker of {self.name!r} died before it had answered") from None
-        except TimeoutError:
-            raise RefusedError(f"The worker of {self.name!r} did not answer within {timeout:g} s") from None
-
-    def _wait_for_backend(self, deadline: float) -> Backend:
+    def wait_for_backend(self, deadline: float) -> Backend:
+        """Return the worker in service, a fresh one where that died; raises RefusedError where there is none in time."""
         self._tell(self._queue.want_worker)
         with self._changed:
             came = self._changed.wait_for  # a worker, or word that none comes
-            came(lambda: self._closed or self._backend is not None or self._queue.lacks_worker(), _left(deadline))
+            came(
+                lambda: self._closed or self._backend is not None or self._queue.lacks_worker(),
+                max(deadline - time.monotonic(), 0.0),
+            )
             self._check_open()
             if self._backend is None:
                 why = f"could not be started: {self._start_failure}" if self._queue.lacks_worker() else "is not ready"
@@ -487,7 +496,3 @@ class Workspace:
     def _check_open(self) -> None:
         if self._closed:
             raise RefusedError(f"The workspace {self.name!r} is gone", "name")
-
-
-def _left(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.0)

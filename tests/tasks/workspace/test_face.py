@@ -26,7 +26,7 @@ from bgpy.sockets import ClientSocket
 from bgpy.tasks.workspace import Job, Workspace, Workspaces, dispatch, workspace_tasks
 from bgpy.tasks.workspace.face import Event
 from bgpy.tasks.workspace.jobs import JobState
-from bgpy.tasks.workspace.remote import JobError, Output
+from bgpy.tasks.workspace.remote import Asker, JobError, Output
 
 LONG = 30.0
 ENDLESS = "while True: pass"
@@ -132,6 +132,22 @@ def test_server_without_workspaces_is_refused() -> None:
         list(Workspaces(served.client()))
     with running_server(COUNTER) as served, pytest.raises(RefusedError, match="has no workspaces"):
         list(Workspaces(served.client()))
+
+
+def test_refusal_is_known_by_the_name_of_its_error() -> None:
+    class Client:
+        timeout = None
+
+        def execute(self, message: dict[str, Any], **_: Any) -> dict[str, Any]:
+            text = str(WorkspaceNotFoundError("a"))
+            return {"request_result": False, "result": text, "field": "name", "error": message["command"]}
+
+    server = Asker(Client())  # type: ignore[arg-type]
+    with pytest.raises(WorkspaceNotFoundError):
+        server.ask("WorkspaceNotFoundError", "a")
+    with pytest.raises(RefusedError) as caught:
+        server.ask("RefusedError", "a")
+    assert type(caught.value) is RefusedError
 
 
 def test_service_that_is_switched_off_says_so(served: Served, workspaces: Workspaces) -> None:

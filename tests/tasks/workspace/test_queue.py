@@ -142,7 +142,7 @@ def test_without_a_store_there_is_nothing_to_commit_but_the_end_of_the_workspace
     driver.queue.ended(0, RAISED, 2.0)
     assert [type(each) for each in driver.work()] == [Acknowledge, Announce, Announce, Run, Announce, Settle]
     driver.queue.destroy(3.0)
-    assert driver.work() == [Commit([WorkspaceGone("w")], None, None, [])]
+    assert driver.work() == [Commit([WorkspaceGone("w")], None, (), [])]
 
 
 def test_jobs_wait_for_the_worker() -> None:
@@ -518,7 +518,7 @@ def test_the_end_of_the_workspace_ends_all_its_jobs() -> None:
     driver.work()
     driver.queue.destroy(7.0)
     done = driver.work()
-    assert done[0] == Commit([WorkspaceGone("w")], None, None, [0, 1])
+    assert done[0] == Commit([WorkspaceGone("w")], None, (), [0, 1])
     assert of_kind(done, Settle) == [Settle(0), Settle(1)]
     assert driver.states() == ["killed", "cancelled"]
     driver.queue.died("signal SIGKILL", False, 7.1)

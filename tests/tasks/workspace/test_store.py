@@ -18,8 +18,17 @@ import pytest
 
 import bgpy.tasks.workspace.store as module
 from bgpy.errors import StoreError
+from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.jobs import JobRecord, JobState
-from bgpy.tasks.workspace.records import Change, JobEnded, JobPushed, StoredWorkspace, WorkerStarted, WorkspaceCreated
+from bgpy.tasks.workspace.records import (
+    Change,
+    JobEnded,
+    JobPushed,
+    NumbersReserved,
+    StoredWorkspace,
+    WorkerStarted,
+    WorkspaceCreated,
+)
 from bgpy.tasks.workspace.store import MemoryStore, SqliteStore, Store
 from bgpy.tasks.workspace.values import Packed, Value
 
@@ -342,14 +351,14 @@ def other_program(path: Path) -> None:
 def newer_version(path: Path) -> None:
     SqliteStore(path).close()
     with contextlib.closing(sqlite3.connect(path)) as other:
-        other.execute("PRAGMA user_version = 2")
+        other.execute("PRAGMA user_version = 3")
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (other_program, "It belongs to another program. Give another path"),
-        (newer_version, "It has version 2, this bgpy knows 1. Use the bgpy that wrote it, or give another path"),
+        (newer_version, "It has version 3, this bgpy knows 2. Use the bgpy that wrote it, or give another path"),
         (lambda path: path.write_bytes(b"no database" * 100), "It belongs to another program: give another path"),
         (lambda path: path.mkdir(), "Give the path of a file"),
         (lambda path: path.parent.rmdir(), "No such file or directory. Make its folder first"),
@@ -431,3 +440,24 @@ def test_kill_loses_nothing_that_was_acknowledged_and_keeps_nothing_twice(path: 
             assert set(acknowledged) <= set(numbers)
             assert workspace.next_number == len(numbers)
             assert store.find((b"client", 0, acknowledged[-1])) == ("w", acknowledged[-1])
+
+
+def test_store_of_the_version_before_is_taken_over(path: Path) -> None:
+    with contextlib.closing(SqliteStore(path)) as store:
+        commit(store, WorkspaceCreated("w", {}))
+        commit(store, JobPushed(job(0)))
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("ALTER TABLE jobs DROP COLUMN call")
+        other.execute("PRAGMA user_version = 1")
+        other.commit()
+    call = Call("m:C", "deploy", {"path": "p"})
+    with contextlib.closing(SqliteStore(path)) as store:
+        commit(store, JobPushed(job(1, call=call)))
+        assert [record.call for record in store.load()[0].jobs] == [None, call]
+
+
+def test_reserved_numbers_are_not_given_again(store: SqliteStore) -> None:
+    commit(store, WorkspaceCreated("w", {}))
+    commit(store, NumbersReserved("w", 1000))
+    commit(store, JobPushed(job(5)))
+    assert store.load()[0].next_number == 1000

@@ -16,6 +16,7 @@ from bgpy.tasks.workspace.jobs import JobState
 from bgpy.tasks.workspace.means import Means, Options
 from bgpy.tasks.workspace.records import Change, JobEnded, JobPushed, JobStarted
 from bgpy.tasks.workspace.store import MemoryStore
+from bgpy.tasks.workspace.variables import read_variables, write_variable
 from bgpy.tasks.workspace.workspace import Workspace
 
 FULL = StoreError("here", "The disk is full", "Make room on the disk")
@@ -157,7 +158,7 @@ def test_interrupt_hits_the_running_job_only(house: House) -> None:
 
 def test_an_interrupt_waits_for_a_job_that_is_on_its_way_to_the_worker(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = house.make()
-    workspace.read(None, "json", None)
+    read_variables(workspace, None, "json", None)
     backend, entered, go = house.backend, threading.Event(), threading.Event()
     hand_over = backend.run
 
@@ -240,7 +241,7 @@ def test_a_worker_that_cannot_start_aborts_and_the_next_push_tries_again(house: 
     assert error is not None
     assert "out of luck" in error["message"]
     with pytest.raises(RefusedError, match="out of luck"):
-        workspace.read(None, "json", None)
+        read_variables(workspace, None, "json", None)
     house.backends.fails = None
     assert run(workspace, "done")[1] is JobState.DONE
 
@@ -249,28 +250,28 @@ def test_variables_are_read_when_they_are_asked_for(house: House) -> None:
     house.backends.ready = threading.Event()
     workspace = house.make()
     read: list[Any] = []
-    thread = threading.Thread(target=lambda: read.append(workspace.read(None, "json", None)))
+    thread = threading.Thread(target=lambda: read.append(read_variables(workspace, None, "json", None)))
     thread.start()
     assert workspace.status()["STATUS"] == "INITIAL"
     house.backends.ready.set()
     thread.join(10)
     assert read == [{}]
     run(workspace, "set x 5")
-    workspace.write("y", [1])
-    assert workspace.read(None, "json", None) == {"x": "5", "y": [1]}
-    assert workspace.read(["y", "z"], "json", None) == {"y": [1]}
+    write_variable(workspace, "y", [1])
+    assert read_variables(workspace, None, "json", None) == {"x": "5", "y": [1]}
+    assert read_variables(workspace, ["y", "z"], "json", None) == {"y": [1]}
 
 
 def test_after_a_death_the_variables_are_those_of_the_fresh_worker(house: House) -> None:
     workspace = house.make()
     run(workspace, "set x 5")
     run(workspace, "die")
-    assert workspace.read(None, "json", None) == {}
+    assert read_variables(workspace, None, "json", None) == {}
 
 
 def test_an_idle_worker_that_dies_is_replaced_when_somebody_asks(house: House) -> None:
     workspace = house.make()
-    assert workspace.read(None, "json", None) == {}
+    assert read_variables(workspace, None, "json", None) == {}
     watcher = workspace.log.watch(None)
     house.backend.die("signal SIGKILL")
     assert [event["event"] for event in watcher.next(10, 0.0)] == ["worker_died"]
@@ -282,7 +283,7 @@ def test_the_events_tell_it_all_in_order(house: House) -> None:
     workspace = house.make()
     run(workspace, "print h\N{LATIN SMALL LETTER E WITH ACUTE}")
     run(workspace, "die exit code 3")
-    workspace.read(None, "json", None)
+    read_variables(workspace, None, "json", None)
     told = [(event["event"], event["job"]) for event in workspace.log.watch(0).next(0, 0.0)]
     assert [each for each in told if each[0] != "queued"] == [
         ("worker_started", None),
@@ -348,7 +349,7 @@ def test_a_workspace_that_closes_while_its_worker_starts_leaves_none(house: Hous
 def test_a_push_is_acknowledged_after_its_commit_and_the_end_told_after_its_own(house: House) -> None:
     house.store = store = SlowStore()
     workspace = house.make(keeps=True)
-    workspace.read(None, "json", None)
+    read_variables(workspace, None, "json", None)
     told: list[Any] = []
     thread = threading.Thread(target=lambda: told.append(run(workspace, "value 1")))
     thread.start()

@@ -7,6 +7,7 @@ one call at a time and in the order in which things happened.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from bgpy.tasks.workspace.values import Value
@@ -31,14 +32,20 @@ class Abilities(NamedTuple):
 
 
 class Order(NamedTuple):
-    """One job, as its interpreter is told of it."""
+    """One job, as its interpreter is told of it; or several calls that are run as one."""
 
+    #: Of the first of them.
     number: int
-    kind: Literal["file", "script", "clear"]
+    #: file, script or clear; of calls the name of the method.
+    kind: str
     #: The path, or the script; "" for clear.
     text: str
     #: Whether the namespace is emptied first.
     clear: bool
+    #: ``package.module:Class`` of calls.
+    host: str = ""
+    #: Number and argument of each call; () for all other jobs.
+    calls: Sequence[tuple[int, Any]] = ()
 
 
 class Outcome(NamedTuple):
@@ -49,6 +56,8 @@ class Outcome(NamedTuple):
     value: Value | None
     #: ``type``, ``message``, ``traceback`` (with the job's own source lines) of what it raised; None where it ran through.
     error: dict[str, str] | None
+    #: How the other calls of the order ended, in its order; where they are not told apart, all ended like this.
+    rest: Sequence[Outcome] = ()
 
 
 class Listener(Protocol):
@@ -89,7 +98,11 @@ class Backend(Protocol):
         """Run a job; only after `start`, while no other one runs. A dead interpreter is told by `Listener.died`, not raised."""
 
     def interrupt(self, number: int) -> bool:
-        """Raise KeyboardInterrupt in job `number`; returns whether that job ran now. Never hits another job."""
+        """
+        Raise KeyboardInterrupt in job `number`; returns whether that job ran now. Never hits another job.
+
+        Of calls that run as one, the others are run again.
+        """
 
     def kill(self) -> bool:
         """End the interpreter at once with all that it started; `Listener.died` follows. False where that cannot be done."""

@@ -32,6 +32,7 @@ from bgpy.tasks.workspace.channel import (
     Channel,
     Kind,
     Message,
+    close_call,
     close_value,
     take_value,
 )
@@ -49,7 +50,7 @@ KILL_GRACE = 2.0
 INTERRUPT_TIMEOUT = 1.0
 _CHUNK = 65536
 #: As plain numbers: members are slow to look up.
-_RUN, _PROGRESS, _ENDED = int(Kind.RUN), int(Kind.PROGRESS), int(Kind.ENDED)
+_RUN, _CALL, _PROGRESS, _ENDED = int(Kind.RUN), int(Kind.CALL), int(Kind.PROGRESS), int(Kind.ENDED)
 _FLAGS = {"file": FILE, "script": SCRIPT, "clear": CLEAR_ONLY}
 _DONE = Outcome("done", None, None)
 _Stream = Literal["stdout", "stderr"]
@@ -164,6 +165,7 @@ class ProcessBackend:
         self._popen: subprocess.Popen[bytes] | None = None
         self._driver: threading.Thread | None = None
         self._running: int | None = None
+        self._together: frozenset[int] = frozenset()
         self._pending: tuple[int, Outcome, list[_Pipe]] | None = None
         self._pipes: dict[int, _Pipe] = {}
         self._broken: str | None = None
@@ -198,20 +200,28 @@ class ProcessBackend:
             return  # it has died, and `died` has told so or will
         self._running = order.number
         try:
+            if order.calls:
+                self._together = frozenset(number for number, _ in order.calls)
+                calls = [close_call(number, argument) for number, argument in order.calls]
+                ends.jobs.send(_CALL, order.number, {"host": order.host, "method": order.kind, "calls": calls})
+                return
             ends.jobs.send(_RUN, order.number, {"text": order.text}, _FLAGS[order.kind] | (CLEAR_FIRST if order.clear else 0))
         except OSError:
             pass  # as above
 
     def interrupt(self, number: int) -> bool:
         """See `Backend`."""
-        if self._running != number:
+        if not self._runs(number):
             return False
         try:
             return bool(self._control.ask(Kind.INTERRUPT, {"job": number}, INTERRUPT_TIMEOUT)["hit"])
         except TimeoutError:
-            return self._running == number  # the word is there, and names the job: it can hit no other
+            return self._runs(number)  # the word is there, and names the job: it can hit no other
         except EOFError:
             return False
+
+    def _runs(self, number: int) -> bool:
+        return self._running is not None and (self._running == number or number in self._together)
 
     def kill(self) -> bool:
         """See `Backend`."""
@@ -414,9 +424,14 @@ class ProcessBackend:
                     waited.append(pipe)
                 elif held := pipe.cutter.finish():
                     self._tell_output(pipe, held)  # it looked like the beginning of a mark, and none was sent
-            self._try_end(number, self._outcome(fields) if fields else _DONE, waited)
+            self._try_end(number, self._outcome(fields), waited)
 
     def _outcome(self, fields: dict[str, Any]) -> Outcome:
+        if "calls" in fields:
+            first, *rest = map(self._outcome, fields["calls"])
+            return first._replace(rest=rest)
+        if not fields:
+            return _DONE
         value = None
         if "json" in fields:
             value = Value(fields["json"], None if fields["packed"] is None else take_value(fields["packed"]))
@@ -429,6 +444,7 @@ class ProcessBackend:
             return
         self._pending = None
         self._running = None
+        self._together = frozenset()
         self._listener.ended(number, outcome)
 
     def _finish(self, ends: _Ends, popen: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,109 @@
+"""
+Answering a request at the end of its job: by whoever hears of that end, so that no thread has to be woken for it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bgpy.errors import BgpyError, RefusedError, StoreError
+from bgpy.sockets import ClientSocket
+from bgpy.tasks.workspace.jobs import JobRecord
+from bgpy.tasks.workspace.workspace import Workspace
+
+#: Makes the result of the answer from the job's record as it is then, and the seconds that it took.
+MakeResult = Callable[[JobRecord, float], Any]
+
+#: Bytes of value and output up to which an answer fits into what a connection takes without being read.
+SMALL_ANSWER = 32 << 10
+#: Seconds that the core waits longer than the deadline here, which always answers.
+_MARGIN = 60.0
+
+
+def answer_at_end(
+    workspace: Workspace, client_socket: ClientSocket, number: int, timeout: float, make: MakeResult, begun: float | None = None
+) -> None:
+    """
+    Answer a request with what `make` returns, at the end of a job or after `timeout` seconds.
+
+    Does not block where the task may defer. At once where nobody waits for the answer.
+
+    Parameters
+    ----------
+    begun
+        When the wait began, by `time.monotonic`; None for now.
+    """
+    answer = LateAnswer(workspace, client_socket, number, make, time.monotonic() if begun is None else begun)
+    if not client_socket.awaited or timeout <= 0:
+        answer.expire()
+        return
+    if not client_socket.deferrable:
+        workspace.wait(number, timeout)
+        answer.expire()
+        return
+    timeout = min(timeout, threading.TIMEOUT_MAX / 4)
+    client_socket.defer(timeout + _MARGIN)
+    if workspace.when_ended(number, answer.tell):
+        workspace.deadlines.add(answer, timeout)
+
+
+def refused(error: BgpyError) -> dict[str, Any]:
+    """Return the envelope of what was not done; its reason is the text."""
+    field = error.field if isinstance(error, RefusedError) else None
+    return {"request_result": False, "result": str(error), "field": field, "error": type(error).__name__}
+
+
+class LateAnswer:
+    """One answer, given once, by whoever comes first: the end of the job or the end of its time."""
+
+    __slots__ = ("_begun", "_client_socket", "_given", "_make", "_number", "_workspace")
+
+    def __init__(self, workspace: Workspace, client_socket: ClientSocket, number: int, make: MakeResult, begun: float) -> None:
+        self._workspace = workspace
+        self._client_socket = client_socket
+        self._number = number
+        self._make = make
+        self._begun = begun
+        self._given = threading.Lock()
+
+    @property
+    def settled(self) -> bool:
+        """See `Expiring`."""
+        return self._given.locked()
+
+    def expire(self) -> None:
+        """See `Expiring`: answer with the job as it is."""
+        try:
+            record = self._workspace.record(self._number)
+        except BgpyError as error:
+            if self._given.acquire(blocking=False):
+                self._respond(refused(error))
+        else:
+            self.tell(record)
+
+    def tell(self, record: JobRecord) -> None:
+        """Answer, unless that has been done. Does not block: what is large goes out by a thread of its own."""
+        if not self._given.acquire(blocking=False):
+            return
+        if record.size(SMALL_ANSWER) > SMALL_ANSWER:
+            threading.Thread(target=self._answer, args=(record,), name="bgpy-large-answer", daemon=True).start()
+        else:
+            self._answer(record)
+
+    def _answer(self, record: JobRecord) -> None:
+        try:
+            self._workspace.saved_state(self._number)
+            envelope = {"request_result": True, "result": self._make(record, time.monotonic() - self._begun)}
+        except (RefusedError, StoreError) as error:
+            envelope = refused(error)
+        self._respond(envelope)
+
+    def _respond(self, envelope: dict[str, Any]) -> None:
+        try:
+            self._client_socket.respond(envelope)
+        except BgpyError as error:
+            if not self._client_socket.responded and self._client_socket.connected:
+                self._client_socket.respond(refused(error))  # too large for this client, for instance

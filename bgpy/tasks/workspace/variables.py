@@ -1,0 +1,54 @@
+"""
+Reading and setting the variables of a workspace, beside its jobs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar
+
+from bgpy.errors import RefusedError
+from bgpy.tasks.workspace.backends import Backend
+
+T = TypeVar("T")
+
+#: Seconds that a worker has for reading or setting variables.
+READ_TIMEOUT = 30.0
+
+
+class Served(Protocol):
+    """What this needs of a workspace."""
+
+    name: str
+
+    def wait_for_backend(self, deadline: float) -> Backend:
+        """Return the worker in service."""
+
+
+def read_variables(
+    workspace: Served,
+    names: list[str] | None,
+    encoding: Literal["json", "objects"],
+    limit: int | None,
+    timeout: float = READ_TIMEOUT,
+) -> dict[str, Any]:
+    """Return variables, as `Backend.read`; blocks until there is a worker. Raises RefusedError where it does not answer."""
+    return _ask(workspace, lambda backend, left: backend.read(names, encoding, limit, left), timeout)
+
+
+def write_variable(workspace: Served, name: str, value: Any, timeout: float = READ_TIMEOUT) -> None:
+    """Set a variable, as `Backend.write`; raises as `read_variables`, and SerializationError."""
+    _ask(workspace, lambda backend, left: backend.write(name, value, left), timeout)
+
+
+def _ask(workspace: Served, use: Callable[[Backend, float], T], timeout: float) -> T:
+    """Use the worker. Its successor is not asked: the question may be what it died of, and its variables are gone."""
+    deadline = time.monotonic() + timeout
+    backend = workspace.wait_for_backend(deadline)
+    try:
+        return use(backend, max(deadline - time.monotonic(), 0.0))
+    except EOFError:
+        raise RefusedError(f"The worker of {workspace.name!r} died before it had answered") from None
+    except TimeoutError:
+        raise RefusedError(f"The worker of {workspace.name!r} did not answer within {timeout:g} s") from None
