@@ -25,7 +25,7 @@ _HOMES = {
     "create_app": "bgpy.gateway.app",
     "serve_gateway": "bgpy.gateway.serving",
 }
-_EXTRA = frozenset({"anyio", "h11", "starlette", "uvicorn", "websockets"})
+_EXTRA = frozenset({"anyio", "httptools", "starlette", "uvicorn", "websockets"})
 
 __all__ = ["Gateway", "GatewayServer", "Limits", "Settings", "create_app", "serve_gateway"]
 

@@ -4,7 +4,6 @@ Run the gateway in this process, with uvicorn.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import signal
@@ -14,16 +13,13 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
-from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from bgpy.addresses import format_address
 from bgpy.errors import ServerStartError, TlsError
 from bgpy.gateway.app import Gateway, create_app
+from bgpy.gateway.reading import HttpProtocol, SocketProtocol
 from bgpy.gateway.settings import Settings, check_settings
 from bgpy.sockets import ServerSocket
 
@@ -148,51 +144,6 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-class _Protocol(H11Protocol):
-    """
-    uvicorn's, which by itself waits without end for the head of a request.
-
-    As many connections as there may be, none of which sends one, would shut out all others.
-    """
-
-    def __init__(self, head_timeout: float, **options: Any) -> None:
-        super().__init__(**options)
-        self._head_timeout = head_timeout
-        self._head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._time_head()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._time_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._stop_timer()
-
-    def _time_head(self) -> None:
-        if self.conn.their_state is not h11.IDLE:  # the head is there, or what came was none
-            self._stop_timer()
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(self._head_timeout, self.timeout_keep_alive_handler)
-
-    def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-
-class _SocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's, which logs an error for each upgrade that was refused with an answer: it takes it for none."""
-
-    async def send(self, message: Any) -> None:
-        await super().send(message)
-        if self.initial_response is not None and self.close_sent:
-            self.handshake_complete = True
-
-
 def _signals() -> list[int]:
     names = ("SIGINT", "SIGTERM", "SIGBREAK")
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -217,9 +168,9 @@ def _config(settings: Settings, app: Gateway) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         # Not what happens to be installed: one parser, one event loop, one behaviour.
-        http=partial(_Protocol, settings.limits.head_timeout),  # type: ignore[arg-type]
+        http=partial(HttpProtocol, settings.limits.head_timeout),  # type: ignore[arg-type]
         loop="asyncio",
-        ws=_SocketProtocol,
+        ws=SocketProtocol,
         ws_max_size=settings.limits.max_message_size,
         ws_max_queue=1,
         ws_per_message_deflate=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -179,6 +180,43 @@ def test_only_the_head_of_a_request_has_to_come_soon() -> None:
                 watcher.send('{"name": "lab"}')
                 assert json.loads(watcher.recv(timeout=20))["result"]["event"] == "begun"
             assert http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"x-long: " + b"a" * 70_000 + b"\r\n\r\n"],
+        [b"x-long: ", *[b"a" * 10_000] * 8],
+        [b"x-%d: a\r\n" % number * 100 for number in range(100)],
+    ],
+    ids=["at once", "without an end", "many"],
+)
+def test_a_head_without_an_end_is_refused(pieces: list[bytes]) -> None:
+    """Else whoever reaches the port could fill the memory, also without a token."""
+    with running_gateway() as gateway, socket.create_connection(("127.0.0.1", gateway.port), 20) as sock:
+        sock.settimeout(20)
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        with contextlib.suppress(OSError):  # it may be closed before all is out
+            for piece in pieces:
+                sock.sendall(piece)
+        with contextlib.suppress(ConnectionResetError):
+            assert sock.recv(65536).startswith(b"HTTP/1.1 431")
+            assert sock.recv(65536) == b""
+
+
+def test_what_follows_a_chunked_body_has_an_end() -> None:
+    head = f"POST /json_test HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with running_gateway() as gateway, socket.create_connection(("127.0.0.1", gateway.port), 20) as sock:
+        sock.settimeout(20)
+        sock.sendall(head.encode() + b"4\r\n1234\r\n0\r\nx-last: yes\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+        sock.sendall(head.encode() + b"4\r\n1234\r\n0\r\nx-long: ")
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(b"a" * 10_000)
+        with contextlib.suppress(ConnectionResetError):
+            while sock.recv(65536):
+                pass
 
 
 def wait_for_head_timeouts(port: int) -> None:
