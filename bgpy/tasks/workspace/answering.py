@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from bgpy.errors import BgpyError, RefusedError, StoreError
@@ -48,6 +49,8 @@ def answer_at_end(
     client_socket.defer(timeout + _MARGIN)
     if workspace.when_ended(number, answer.tell):
         workspace.deadlines.add(answer, timeout)
+    else:
+        answer.expire()
 
 
 def refused(error: BgpyError) -> dict[str, Any]:
@@ -89,7 +92,8 @@ class LateAnswer:
         if not self._given.acquire(blocking=False):
             return
         if record.size(SMALL_ANSWER) > SMALL_ANSWER:
-            threading.Thread(target=self._answer, args=(record,), name="bgpy-large-answer", daemon=True).start()
+            # A copy: what is large does not stay in the record of a workspace with a store.
+            threading.Thread(target=self._answer, args=(replace(record),), name="bgpy-large-answer", daemon=True).start()
         else:
             self._answer(record)
 

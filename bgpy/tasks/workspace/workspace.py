@@ -155,17 +155,16 @@ class Workspace:
 
     def when_ended(self, number: int, then: Then) -> bool:
         """
-        Have `then` called with the job's record at its end, or when the server begins to end; returns False where it has been.
+        Have `then` called with the job's record at its end, or when the server begins to end; returns False where that has come.
 
-        It is called from whatever thread and must not block. Raises RefusedError where there is no such job.
+        It is called from whatever thread and must not block; the record may lose what is large afterwards. Raises RefusedError
+        where there is no such job.
         """
         with self._lock:
-            if not self._queue.jobs.state(number).ended and not self._closed:
-                self._waiters.add(number, then)
-                return True
-            record = self._queue.jobs.view(number)
-        then(record)
-        return False
+            if self._queue.jobs.state(number).ended or self._closed:
+                return False
+            self._waiters.add(number, then)
+        return True
 
     def wait(self, number: int, timeout: float) -> JobState:
         """
@@ -192,20 +191,20 @@ class Workspace:
         with self._lock:
             return self._queue.jobs.state(number)
 
-    def record(self, number: int | None) -> JobRecord:
+    def record(self, number: int | None, whole: bool = True) -> JobRecord:
         """
-        Return all that is known of a job, None is the last one.
+        Return all that is known of a job, None is the last one; unless `whole` without what is only in the store.
 
         Raises RefusedError where there is no such job, StoreError where it cannot be read.
         """
         with self._lock:
             record = self._queue.jobs.view(number)
-            left = record.number in self._queue.jobs.left
+            left = whole and record.number in self._queue.jobs.left
         if left:
-            whole = self._means.store.read(self.name, record.number)
-            if whole is None:
+            stored = self._means.store.read(self.name, record.number)
+            if stored is None:
                 raise RefusedError(f"Job {record.number} of the workspace {self.name!r} is gone", "job")
-            return whole
+            return stored
         return record
 
     def results(self) -> list[bool | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,6 +123,19 @@ def test_a_large_answer_goes_out_by_a_thread_of_its_own(workspace: Workspace, ba
     backends.last.end_job(Outcome("done", value, None))
     assert client.answer()["result"]["state"] == "done"
     assert client.thread == "bgpy-large-answer"
+
+
+def test_a_large_answer_has_what_the_store_alone_keeps(tmp_path: Path, backends: Backends) -> None:
+    workspaces = Workspaces(str(tmp_path / "store"), make_backend=backends.make)
+    try:
+        workspace = workspaces.create("w")
+        for _ in range(100):
+            client = Waiting()
+            number = workspace.push("script", "value " + "x" * SMALL_ANSWER)
+            answer_at_end(workspace, client, number, TIMEOUT, make)
+            assert len(client.answer()["result"]["value"]) == SMALL_ANSWER
+    finally:
+        workspaces.close()
 
 
 def test_an_answer_that_the_client_cannot_take_becomes_the_reason(workspace: Workspace, backends: Backends) -> None:
