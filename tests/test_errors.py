@@ -149,6 +149,7 @@ def test_an_error_is_caught_as_the_builtin_that_it_names(name: str) -> None:
         "TimeoutError": TimeoutError,
         "LookupError": LookupError,
         "ImportError": ImportError,
+        "ValueError": ValueError,
     }
     with pytest.raises(builtin[str(tree_in_the_docstring()[name][1])]):
         raise SAMPLES[name][0]

@@ -31,6 +31,10 @@ from bgpy.protocol.shipped import join, load_with_modules
 
 #: Of a dict of these alone the plain pickle is the whole story; most requests are such dicts.
 _PLAIN = frozenset({str, int, float, bool, type(None), bytes})
+#: More items than so many are not looked at one by one: the C pickler is faster at that.
+_FEW = 64
+#: The kinds of NumPy's dtypes that hold no objects.
+_NUMBERS = frozenset("biufcSUmM")
 #: Below this a buffer is cheaper inside the pickle than as one more piece to send.
 _SMALL_BUFFER = 32 * 1024
 _PROTOCOL = 5
@@ -141,12 +145,42 @@ def dump(obj: object, *, max_buffers: int = 1000) -> Payload:
                     break
             else:
                 return _new_tuple(Payload, (_pickle.dumps(obj, _PROTOCOL), [], False))
+        if is_data(obj):
+            buffers = _Buffers()
+            buffers.limit = max_buffers
+            return _new_tuple(Payload, (_pickle.dumps(obj, _PROTOCOL, buffer_callback=buffers.keep), buffers, False))
         payload, needed = _dump(obj, max_buffers)
         return payload._replace(pickle=join(needed.collect(), payload.pickle)) if needed.users else payload
     except KeyboardInterrupt:
         raise
     except BaseException as exc:  # a user's __reduce__ can raise anything, SystemExit too
         raise _pickling_error(exc, obj) from exc
+
+
+def is_data(obj: object, depth: int = 3) -> bool:
+    """
+    Tell at little cost whether an object is surely made of what goes by name: plain values, a few of them, and arrays of numbers.
+
+    The C pickler then need not ask about each object. A class says the same of its instances by an attribute ``__bgpy_data__``.
+    """
+    kind = type(obj)
+    if kind in _PLAIN:
+        return True
+    if kind is dict or kind is list or kind is tuple:
+        if not depth or len(obj) > _FEW:  # type: ignore[arg-type]
+            return False
+        if kind is dict:
+            for key in obj:  # type: ignore[attr-defined]
+                if type(key) not in _PLAIN:
+                    return False
+            obj = obj.values()  # type: ignore[attr-defined]
+        for item in obj:  # type: ignore[attr-defined]
+            if type(item) not in _PLAIN and not is_data(item, depth - 1):
+                return False
+        return True
+    if kind.__name__ == "ndarray" and kind.__module__ == "numpy":
+        return obj.dtype.kind in _NUMBERS  # type: ignore[attr-defined]
+    return "__bgpy_data__" in kind.__dict__
 
 
 def load(pickle: bytes | bytearray | memoryview, buffers: Sequence[Any] = ()) -> object:

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgpy.errors import SerializationError
-from bgpy.protocol.messages import MessageType, Payload, dump, key_of_module, load
+from bgpy.protocol.messages import MessageType, Payload, dump, is_data, key_of_module, load
 
 
 def travel(message: Any) -> Any:
@@ -166,6 +166,25 @@ def test_a_message_by_value_has_buffers_too() -> None:
     payload = dump({"f": lambda: 1, "array": array})
     assert payload.by_value
     assert np.shares_memory(np.frombuffer(payload.buffers[0]), array)
+
+
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        ({"x": np.zeros(3), "y": [1, ("a", None, b"")], "z": {"t": np.array(["a"])}}, True),
+        (np.zeros(2, [("a", "i4")]), False),
+        (np.array([{}], object), False),
+        ({"x": {1}}, False),
+        ([len], False),
+        ({(1, 2): 3}, False),
+        ([[[[["deep"]]]]], False),
+        ([1] * 1000, False),
+    ],
+    ids=repr,
+)
+def test_only_what_surely_goes_by_name_is_pickled_without_a_question(value: Any, data: bool) -> None:
+    assert is_data(value) is data
+    assert repr(load(*dump({"value": value})[:2])) == repr({"value": value})
 
 
 def test_too_few_buffers_are_a_serialization_error() -> None:

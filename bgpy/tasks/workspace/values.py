@@ -21,6 +21,8 @@ class Packed:
     """
 
     __slots__ = ("buffers", "pickle")
+    #: It pickles by name, whatever is in it: `bgpy.protocol.messages.is_data`.
+    __bgpy_data__ = True
 
     def __init__(self, pickle: Any, buffers: tuple[Any, ...] = ()) -> None:
         self.pickle = pickle
