@@ -121,6 +121,9 @@ def checker(command: Command) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
             if rule is None:
                 return check(command, message)
             types, choices, minimum = rule
+            if types is None:
+                found[name] = value
+                continue
             if (
                 type(value) not in types
                 or (choices and value not in choices)
@@ -133,8 +136,10 @@ def checker(command: Command) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     return check_quickly
 
 
-def _plain_types(field: Field) -> frozenset[type]:
-    """Return the types whose own values are taken by their type alone; what is not here is looked at more closely."""
+def _plain_types(field: Field) -> frozenset[type] | None:
+    """Return the types whose own values are taken by their type alone, None for all; what is not here is looked at closely."""
+    if not field.types:
+        return None
     if field.items:
         return frozenset(kind for word in field.types if word != "array" for kind in _TYPES[word])
     return frozenset(kind for word in field.types for kind in _TYPES[word])

@@ -394,7 +394,8 @@ class JobQueue:
         if pushed is not None:
             self._unacknowledged.discard(pushed)
             self._out.append(Acknowledge(pushed, None))
-            self._announce("queued", pushed)
+            if self.jobs[pushed].kept:  # there may be thousands of the others a second: of those only the end is told
+                self._announce("queued", pushed)
         for number in ended:
             self._settle(number)
         if started and self._turn.first in started:
@@ -429,7 +430,8 @@ class JobQueue:
         turn.phase = Phase.HANDING
         self._used = True
         for number in turn.numbers:
-            self._announce("started", number)
+            if self.jobs[number].kept:
+                self._announce("started", number)
         order = make_order([self.jobs[number] for number in turn.numbers])
         self._out.append(Run(order))
 
