@@ -3,6 +3,8 @@
 PYTHON ?= .venv/bin/python
 # More words for pytest or for the benchmark: make test ARGS="-k frames -x"
 ARGS ?=
+# Which benchmark: make bench BENCH=tensorflow_predict
+BENCH ?= roundtrip
 
 .PHONY: check env test lint format types docs build bench demo ci
 
@@ -35,7 +37,7 @@ build:
 	bash .ci/wheel $(PYTHON)
 
 bench:
-	$(PYTHON) benchmarks/roundtrip.py $(ARGS)
+	$(PYTHON) benchmarks/$(BENCH).py $(ARGS)
 
 demo:
 	$(PYTHON) -m bgpy demo

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import pytest
 from support.commands import ROOT, next_line, one_line_error, run_command, running_command
+from support.scripted import KeepingSocket
 from support.servers import background_server
 
 import bgpy
-from bgpy.cli.pairing import installed_tasks, make_tasks
+from bgpy.cli.pairing import DEFAULT_TASKS, STORING, installed_tasks, make_tasks
 from bgpy.errors import ServerStartError
 from bgpy.records import Registry
 from bgpy.system import kill_process, process_start_time, wait_for_end
@@ -365,12 +366,24 @@ def test_modules_stand_beside_the_sets_of_the_package(background: bool, tmp_path
 
 
 def test_task_sets_of_the_package_are_found_by_name() -> None:
-    assert "workspace" in installed_tasks()
+    assert {"workspace", "tensorflow", *DEFAULT_TASKS, *STORING} == set(installed_tasks())
     assert "create_workspace" in make_tasks(["workspace"], None).commands
+    assert {"create_workspace", "deploy"} < set(make_tasks([*DEFAULT_TASKS], None).commands)
     with pytest.raises(ServerStartError, match="two task sets are called 'workspace'"):
         make_tasks(["workspace", "bgpy.tasks.workspace"], None)
     with pytest.raises(ServerStartError, match="the task set 'json' cannot be loaded: AttributeError: The module 'json' has no"):
         make_tasks(["json"], None)
+
+
+@pytest.mark.parametrize("name", STORING)
+def test_store_is_for_the_first_set_that_has_workspaces(name: str, tmp_path: Path) -> None:
+    names = [name, *(other for other in STORING if other != name)]
+    tasks = make_tasks(names, str(tmp_path / "jobs.db"))
+    state = tasks.make_state(KeepingSocket())
+    assert (tmp_path / "jobs.db").exists()
+    first, second = (state["members"][each]._state["workspaces"] for each in names)
+    assert first is second
+    tasks.exit(KeepingSocket(), state, {})
 
 
 @pytest.mark.parametrize(
@@ -381,7 +394,7 @@ def test_task_sets_of_the_package_are_found_by_name() -> None:
         (("--bind", "::1:8000"), "an IPv6 address has brackets"),
         (("--listen", "127.0.0.1:x"), "--listen is HOST:PORT"),
         (("--keyfile", "key.pem"), "--keyfile needs --certfile"),
-        (("--tasks", "mine", "--store", "x"), "--store is for the task set workspace"),
+        (("--tasks", "mine", "--store", "x"), "--store is for the task sets workspace and tensorflow"),
         (("--log-file", "x"), "--log-file goes with --background"),
         (("--name", "a b"), "cannot name a server"),
     ],

@@ -131,7 +131,10 @@ def gateway(
 
 @click.command()
 @click.option(
-    "--tasks", multiple=True, metavar="NAME", help="A task set of bgpy, or a module; again for several. By default all of bgpy."
+    "--tasks",
+    multiple=True,
+    metavar="NAME",
+    help="A task set of bgpy, or a module; again for several. By default tensorflow, which has all of bgpy.",
 )
 @entrance_options
 @token_options
@@ -159,19 +162,19 @@ def serve(
     timeout: float,
 ) -> None:
     """
-    Serve workspaces to Python programs, and by HTTP to all others, until Ctrl-C or in the background.
+    Serve workspaces and models to Python programs, and by HTTP to all others, until Ctrl-C or in the background.
 
     One server with the task sets, and a gateway; bgpy.connect("default") finds the server, a browser the page.
     """
-    from bgpy.cli.pairing import Pair, installed_tasks, make_tasks
+    from bgpy.cli.pairing import DEFAULT_TASKS, STORING, Pair, make_tasks
     from bgpy.server import Server
     from bgpy.token import find_token
 
     if log_file is not None and not background:
         raise click.UsageError("--log-file goes with --background; in the foreground the log goes to standard error")
-    names = list(tasks) or installed_tasks()
-    if store is not None and "workspace" not in names:
-        raise click.UsageError("--store is for the task set workspace, which is not among --tasks")
+    names = list(tasks or DEFAULT_TASKS)
+    if store is not None and not set(STORING).intersection(names):
+        raise click.UsageError(f"--store is for the task sets {' and '.join(STORING)}, of which none is among --tasks")
     host, port = split_address(listen, "--listen")
     way_in = _way_in(entrance, ask, token_file)
     token = find_token(_read_token(ask, token_file, False))

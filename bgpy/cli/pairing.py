@@ -8,6 +8,7 @@ lifeline: it ends where that ends, however the server did. It answers with a lin
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -31,6 +32,11 @@ START_TIMEOUT = 30.0
 END_TIMEOUT = 10.0
 #: The same modules are found as here; and none in the working directory, which `-m` would put first.
 _START = "import sys; sys.path[:] = sys.argv.pop().split({separator!r}); from bgpy.cli import main; main()"
+
+#: The task set of a server of which nothing else is said: it has all that the others of the package have.
+DEFAULT_TASKS = ("tensorflow",)
+#: The package's task sets with workspaces, which a store keeps.
+STORING = ("workspace", "tensorflow")
 
 Config = dict[str, Any]
 
@@ -186,6 +192,11 @@ def make_tasks(names: list[str], store: str | None) -> TaskSet:
     """
     Return the task set of those names: of the package's own, or of modules.
 
+    Parameters
+    ----------
+    store
+        Where workspaces are kept: for the first of `names` that is in `STORING`, which makes them for the others.
+
     Raises ServerStartError for what is none, and where two would have one name.
     """
     own, sets = installed_tasks(), {}
@@ -199,9 +210,9 @@ def make_tasks(names: list[str], store: str | None) -> TaskSet:
             why, where = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
             raise ServerStartError(f"the task set {name!r} cannot be loaded: {why}", where) from error
     if store is not None:
-        from bgpy.tasks.workspace import workspace_tasks
-
-        sets["workspace"] = workspace_tasks(store=store)
+        first = next(name for name in names if name in STORING)
+        module = importlib.import_module(f"bgpy.tasks.{first}")
+        sets[first] = getattr(module, f"{first}_tasks")(store=store)
     return TaskSet.combine(sets) if len(sets) > 1 else next(iter(sets.values()))
 
 

@@ -4,6 +4,8 @@ Answers in the one envelope: ``{"request_result": …, "result": …}``.
 The status says what became of the request on its way: 200 wherever the server answered, whatever it said; 4xx where the request
 never got there; 503 where there is no server. An error answer has ``"executed"`` beside the reason: false (it did not run and
 will not), true (it ran), null (nobody can know).
+
+Below ``/v1`` and ``/v2`` errors have the form that the clients of those protocols read: ``{"error": …}``.
 """
 
 from __future__ import annotations
@@ -55,6 +57,23 @@ _UNREACHABLE = (
 _log = logging.getLogger("bgpy.gateway")
 
 
+class Fault(Exception):
+    """
+    Say what is wrong with a request, or has gone wrong with it, to a client of a model server's protocol.
+
+    Parameters
+    ----------
+    headers
+        Of the answer.
+    """
+
+    def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+
+
 class Answer:
     """A response that is there whole, of plain JSON data or of text."""
 
@@ -91,19 +110,41 @@ def success(result: Any) -> Answer:
 
 def refusal(status: int, reason: str, headers: Mapping[str, str] | None = None, **more: Any) -> Answer:
     """Return the envelope of a request that did not get through."""
-    if status == 401:
-        headers = {**(headers or {}), "www-authenticate": "Bearer"}
-    return json_answer({"request_result": False, "result": reason, **more}, status, headers)
+    return json_answer({"request_result": False, "result": reason, **more}, status, _with_challenge(status, headers))
+
+
+def error_answer(status: int, reason: str, headers: Mapping[str, str] | None = None, **more: Any) -> Answer:
+    """Return what `refusal` says in the form of the model servers' protocols, which has room for the reason alone."""
+    return json_answer({"error": reason}, status, _with_challenge(status, headers))
 
 
 def failure_answer(failure: BaseException) -> Answer:
     """Return the envelope of an error: what the client raised, or what nobody thought of."""
     if not isinstance(failure, BgpyError):
-        _log.error("A request failed", exc_info=failure)
-        return refusal(500, "The gateway failed; its log says why")
+        return refusal(500, _unforeseen(failure))
     status, envelope = read_failure(failure)
-    headers = {"retry-after": str(RETRY_AFTER)} if status == 503 and failure.executed is False else None
-    return json_answer(envelope, status, headers)
+    return json_answer(envelope, status, _retry_headers(status, failure))
+
+
+def failure_error(failure: BaseException) -> Answer:
+    """Return what `failure_answer` says in the form of the model servers' protocols."""
+    if not isinstance(failure, BgpyError):
+        return error_answer(500, _unforeseen(failure))
+    status, envelope = read_failure(failure)
+    return error_answer(500 if status == 200 else status, envelope["result"], _retry_headers(status, failure))
+
+
+def _unforeseen(failure: BaseException) -> str:
+    _log.error("A request failed", exc_info=failure)
+    return "The gateway failed; its log says why"
+
+
+def _retry_headers(status: int, failure: BgpyError) -> dict[str, str] | None:
+    return {"retry-after": str(RETRY_AFTER)} if status == 503 and failure.executed is False else None
+
+
+def _with_challenge(status: int, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    return {**(headers or {}), "www-authenticate": "Bearer"} if status == 401 else headers
 
 
 def read_failure(failure: BgpyError) -> tuple[int, dict[str, Any]]:

@@ -9,23 +9,26 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from starlette.routing import BaseRoute, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from bgpy.aio import AsyncClient
-from bgpy.gateway.answers import Answer, failure_answer, refusal
-from bgpy.gateway.doors import FACTS, PATH, ROUTE, Table, route_path
+from bgpy.gateway.answers import Answer, error_answer, failure_answer, failure_error, refusal
+from bgpy.gateway.doors import FACTS, PATH, ROUTE, Dialects, Door, Table, route_path
 from bgpy.gateway.endpoints import Endpoints, command_message, not_found
 from bgpy.gateway.gate import Refusal, Rules, judge, read_facts
 from bgpy.gateway.limits import BodyTooLarge, BodyTooSlow, ClientGone, Limits
 from bgpy.gateway.metrics import Metrics
+from bgpy.gateway.models import Models
+from bgpy.gateway.open_inference import OpenInference
+from bgpy.gateway.tensorflow_serving import TensorFlowServing
 from bgpy.gateway.upstream import Upstream
 from bgpy.gateway.watching import Ending, Watching
 from bgpy.tasks.schema import Command
-from bgpy.tasks.workspace.commands import COMMANDS
+from bgpy.tasks.tensorflow.commands import COMMANDS
 from bgpy.tls import Tls
 from bgpy.token import derive_key, find_token
 
@@ -70,7 +73,7 @@ def create_app(
     limits
         What it takes from its clients.
     commands
-        The commands (`bgpy.tasks.schema`) that get an endpoint each; by default those of the workspaces.
+        The commands (`bgpy.tasks.schema`) that get an endpoint each; by default those of workspaces and models.
 
     Raises
     ------
@@ -105,9 +108,12 @@ class Gateway:
         key = derive_key(token, "http-cookie") if token else b""
         rules = Rules(token, key, frozenset(host.lower() for host in allow_hosts), frozenset(), frozenset())
         watching = Watching(upstream, limits, self._ending, command_message)
-        self._table = Table(Endpoints(upstream, watching, self._metrics, limits, commands, rules).doors)
+        models = Models(upstream, limits)
+        self._dialects = Dialects((TensorFlowServing(models), OpenInference(models)))
+        endpoints = Endpoints(upstream, watching, self._metrics, limits, commands, rules, self._dialects.doors)
+        self._table = Table(endpoints.doors)
         self._rules = rules._replace(open_paths=self._table.open_paths(), open_pages=self._table.open_pages())
-        self._router = Router([self._table], redirect_slashes=False, default=not_found, lifespan=self._lifespan)
+        self._router = Router([self._table, self._dialects], redirect_slashes=False, default=not_found, lifespan=self._lifespan)
 
     @property
     def routes(self) -> list[BaseRoute]:
@@ -118,6 +124,11 @@ class Gateway:
     def table(self) -> Table:
         """The route that knows the gateway's own doors."""
         return self._table
+
+    @property
+    def doors(self) -> tuple[Door, ...]:
+        """All doors, those of the model servers' protocols too."""
+        return (*self._table.doors, *self._dialects.doors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, WebSocket or lifespan."""
@@ -181,7 +192,11 @@ class Gateway:
         client = (scope.get("client") or ("?",))[0]
         # The path as a literal: it is anybody's, and the log may be on a terminal, which takes orders.
         _log.info("Refused %s %.100a of %s: %s", facts.method, facts.path, client, verdict.reason)
-        return refusal(verdict.status, verdict.reason)
+        return self._refuse(scope)(verdict.status, verdict.reason)
+
+    def _refuse(self, scope: Scope) -> Callable[..., Answer]:
+        """Return what makes the answer to a request that does not get through, in the form that its path has."""
+        return refusal if self._dialects.find(scope[PATH]) is None else error_answer
 
     async def _route(self, scope: Scope, receive: Receive, send: _Counted) -> None:
         try:
@@ -192,16 +207,17 @@ class Gateway:
             if not self._ending.begun:
                 raise
             if not send.status:
-                answer = refusal(503, "The gateway is ending; the request may still run", executed=None)
+                answer = self._refuse(scope)(503, "The gateway is ending; the request may still run", executed=None)
                 await answer(scope, receive, send)
         except BodyTooLarge:
-            await refusal(413, "The body is too large", executed=False)(scope, receive, send)
+            await self._refuse(scope)(413, "The body is too large", executed=False)(scope, receive, send)
         except BodyTooSlow:
-            await refusal(408, "The body was not there in time", executed=False)(scope, receive, send)
+            await self._refuse(scope)(408, "The body was not there in time", executed=False)(scope, receive, send)
         except Exception as failure:
             if send.status:
                 raise
-            await failure_answer(failure)(scope, receive, send)
+            answer_of = failure_answer if self._dialects.find(scope[PATH]) is None else failure_error
+            await answer_of(failure)(scope, receive, send)
 
 
 class _Counted:

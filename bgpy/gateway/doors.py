@@ -5,12 +5,13 @@ The doors of the gateway, as a table: routing, the gate's list of what is open, 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
+from urllib.parse import unquote
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from bgpy.gateway.answers import Answer, refusal
+from bgpy.gateway.answers import Answer, Fault, error_answer, refusal
 from bgpy.gateway.gate import Facts
 from bgpy.tasks.schema import Command
 
@@ -23,11 +24,19 @@ ROUTE = "bgpy.route"
 
 
 class Call(NamedTuple):
-    """One request, as an endpoint gets it."""
+    """
+    One request, as an endpoint gets it.
+
+    Attributes
+    ----------
+    arguments
+        What the path says, in the door's order, None for what it leaves out.
+    """
 
     scope: Scope
     receive: Receive
     send: Send
+    arguments: tuple[str | None, ...] = ()
 
     @property
     def facts(self) -> Facts:
@@ -53,7 +62,7 @@ class Door(NamedTuple):
     Attributes
     ----------
     path
-        Without the slash at its end, which a request may have or not.
+        Without the slash at its end, which a request may have or not; in a dialect with its arguments as ``{name}``.
     access
         Who gets in: "login", "open" for everybody, "page" for everybody who asks for a page.
     summary
@@ -61,9 +70,11 @@ class Door(NamedTuple):
     command
         What it passes on, where it does that.
     request, result
-        What its guide says of both, where no command does; `request` None for no body.
+        What its guide says of both, where no command does; `request` None for no body. In a dialect, which has no guide, the JSON
+        Schema of the body; None for what only the worker knows.
     answers
-        What its answers are: JSON in the envelope, JSON without, or another media type.
+        What its answers are: JSON in the envelope, JSON without ("json"), or another media type. In a dialect: what its protocol
+        says ("model"), or nothing at all ("model nothing").
     """
 
     path: str
@@ -123,12 +134,102 @@ class Table(BaseRoute):
             await answer(scope, receive, send)
 
 
+class Dialect(Protocol):
+    """
+    A protocol of other servers, below a prefix of its own: its paths have arguments, and its errors are ``{"error": …}``.
+
+    Attributes
+    ----------
+    prefix
+        The first segment of its paths, in lower case, with the slash before it.
+    doors
+        All of its doors.
+    """
+
+    prefix: str
+    doors: tuple[Door, ...]
+
+    def find(self, method: str, path: str) -> tuple[Door, tuple[str | None, ...]]:
+        """
+        Return a request's door and its arguments; raises Fault where there is none.
+
+        Parameters
+        ----------
+        method
+            GET for HEAD as well.
+        path
+            As it was sent: what has a percent sign is still to be decoded.
+        """
+
+
+class Dialects(BaseRoute):
+    """
+    The route to the dialects. All that is below one of their prefixes is theirs.
+
+    Parameters
+    ----------
+    dialects
+        No two of the same prefix.
+    """
+
+    def __init__(self, dialects: Iterable[Dialect]) -> None:
+        self._by_prefix = {dialect.prefix: dialect for dialect in dialects}
+        self.doors = tuple(door for dialect in self._by_prefix.values() for door in dialect.doors)
+
+    def find(self, path: str) -> Dialect | None:
+        """Return the dialect that a path is below the prefix of."""
+        return self._by_prefix.get(path[: path.find("/", 1)].lower() if "/" in path[1:] else path.lower())
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Say whether the path is below one of the prefixes."""
+        dialect = self.find(scope[PATH]) if scope["type"] in ("http", "websocket") else None
+        return (Match.NONE, {}) if dialect is None else (Match.FULL, {"endpoint": dialect})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the endpoint of the door that the dialect finds."""
+        dialect: Dialect = scope["endpoint"]
+        try:
+            if scope["type"] == "websocket":
+                raise Fault(404, "There is no WebSocket here")
+            method = scope["method"]
+            door, arguments = dialect.find("GET" if method == "HEAD" else method, sent_path(scope))
+            scope[ROUTE] = door.path
+            answer = await door.endpoint(Call(scope, receive, send, arguments))
+        except Fault as fault:
+            answer = error_answer(fault.status, fault.reason, fault.headers)
+        if answer is not None:
+            await answer(scope, receive, send)
+
+
 def route_path(scope: Scope) -> str:
     """Return the path of a request within the app, wherever that is mounted, without a slash at its end."""
     path: str = scope["path"]
+    return _without_slash(path[len(_mount(scope)) :])
+
+
+def sent_path(scope: Scope) -> str:
+    """Return what `route_path` does before it was decoded, so that an argument may have a slash in it."""
+    raw: bytes = scope.get("raw_path") or b""
+    if b"%" not in raw:
+        path: str = scope[PATH]
+        return path
+    segments = raw.decode("latin-1").split("/", _mount(scope).count("/") + 1)
+    return _without_slash(f"/{segments[-1]}")
+
+
+def decode(argument: str | None) -> str:
+    """Return an argument of a path as it was meant, "" for one that is not there."""
+    return "" if argument is None else unquote(argument) if "%" in argument else argument
+
+
+def _mount(scope: Scope) -> str:
+    """Return what of a request's path says where the app is mounted."""
+    path: str = scope["path"]
     root: str = scope.get("root_path", "")
-    if root and path.startswith(root) and path[len(root) :][:1] in ("", "/"):
-        path = path[len(root) :]
+    return root if path.startswith(root) and path[len(root) :][:1] in ("", "/") else ""
+
+
+def _without_slash(path: str) -> str:
     return path[:-1] if path.endswith("/") and len(path) > 1 else path or "/"
 
 

@@ -48,6 +48,8 @@ class Endpoints:
         What streams.
     secret
         The token and the key of the cookie; only those two are looked at.
+    others
+        Doors that are not the endpoints' own, for the description.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Endpoints:
         limits: Limits,
         commands: Sequence[Command],
         secret: Rules,
+        others: Sequence[Door] = (),
     ) -> None:
         self._upstream = upstream
         self._watching = watching
@@ -88,6 +91,7 @@ class Endpoints:
                 for name, kind in _ASSETS.items()
             ),
         )  # fmt: skip
+        self._described = (*self.doors, *others)
         self._guide_text = make_guide(self.doors)
 
     def _command_doors(self, command: Command) -> tuple[Door, ...]:
@@ -153,7 +157,7 @@ class Endpoints:
         return json_answer({"request_result": True, "result": True}, headers={"set-cookie": header})
 
     async def _openapi(self, call: Call) -> Answer:
-        return json_answer(make_openapi(self.doors, call.scope.get("root_path", "")))
+        return json_answer(make_openapi(self._described, call.scope.get("root_path", "")))
 
     async def _health(self, call: Call) -> Answer:
         return json_answer({"status": "ok"})

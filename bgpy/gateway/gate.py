@@ -31,6 +31,7 @@ _WANTED = frozenset(
     {
         *(b"host", b"origin", b"authorization", b"cookie", b"content-type", b"content-length", b"transfer-encoding"),
         *(b"sec-fetch-site", b"accept"),
+        *(b"content-encoding", b"inference-header-content-length"),  # no rule's, but found in the same pass
         *(b"forwarded", b"via", b"x-real-ip", b"x-forwarded"),
     }
 )
@@ -48,7 +49,7 @@ class Facts(NamedTuple):
     path
         Within the app, wherever that is mounted.
     headers
-        The values of each header that the rules look at, by its name in lower case.
+        The values of each header that the rules and the endpoints look at, by its name in lower case.
     """
 
     kind: Literal["http", "websocket"]

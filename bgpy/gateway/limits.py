@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -26,6 +27,8 @@ _STRING = re.compile(r'"[^"]*"?')
 _LONG_NUMBER = re.compile(rf"(?<!\d)\d{{{MAX_DIGITS + 1}}}")
 _LARGE_EXPONENT = re.compile(r"[eE]\+?\d{3}")
 _NOT_BRACKETS = re.compile(r"[^][{}]+")
+#: For zlib, by the name of the Content-Encoding.
+_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
@@ -38,7 +41,7 @@ class Limits(NamedTuple):
     head_timeout
         Seconds for the head of a request, from the connection or the first byte on; of a gateway with a server of its own.
     max_body_size
-        Bytes of a body, counted as they come.
+        Bytes of a body, counted as they come, and again as they are decompressed.
     body_timeout
         Seconds for a body to be there whole.
     max_message_size
@@ -113,6 +116,31 @@ async def _read(receive: Receive, limit: int) -> bytes:
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """
+    Return a body without its Content-Encoding: gzip, or deflate, which means the format of zlib.
+
+    Raises
+    ------
+    BodyTooLarge
+        It would be above `limit`; no more than that is ever held.
+    RefusedError
+        It is not what the encoding says, not whole, or not all.
+    KeyError
+        The encoding is another one.
+    """
+    inflater = zlib.decompressobj(_WINDOWS[encoding])
+    try:
+        plain = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise RefusedError(f"The body is no {encoding}: {error}") from None
+    if len(plain) > limit:
+        raise BodyTooLarge
+    if not inflater.eof or inflater.unused_data:
+        raise RefusedError(f"The body's {encoding} is not whole, or something follows it")
+    return plain
 
 
 def parse_json(data: bytes | str) -> Any:

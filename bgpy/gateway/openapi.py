@@ -4,6 +4,7 @@ The OpenAPI 3.1 description of ``/openapi.json``, made from the doors and the co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,6 +28,16 @@ _REFUSALS = {
     "503": "The bgpy server cannot be reached.",
     "504": "The bgpy server did not answer in time.",
 }
+#: An argument in the path of a door.
+_ARGUMENT = re.compile(r"\{([a-z]+)\}")
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "name": {"type": "string", "minLength": 1, "description": "The name of the workspace with the model."},
+    "version": {
+        "type": "string",
+        "pattern": "^[0-9]{1,19}$",
+        "description": "The version: how many were deployed, up to this one.",
+    },
+}
 #: What a door without a body never answers.
 _OF_BODIES = frozenset({"408", "413", "415"})
 _DESCRIPTION = """\
@@ -35,6 +46,9 @@ way; 200 means that the server answered, and `request_result` whether it did wha
 
 `/watch` is a WebSocket, too: its first message is the JSON object that the POST takes as its body, and each message back is an
 envelope with one event.
+
+Below `/v1` is the REST API of TensorFlow Serving, below `/v2` the Open Inference Protocol (KServe v2). Both have statuses of
+their own, and `{"error": …}` for an error.
 """
 
 
@@ -57,22 +71,30 @@ def make_openapi(doors: Iterable[Door], root_path: str = "") -> dict[str, Any]:
 def _operation(door: Door) -> dict[str, Any]:
     with_body = door.method == "POST"
     operation: dict[str, Any] = {
-        "operationId": f"{door.method.lower()}_{door.path.strip('/').replace('.', '_') or 'root'}",
+        "operationId": f"{door.method.lower()}_{re.sub('[^a-z0-9_]+', '_', door.path).strip('_') or 'root'}",
         "summary": door.summary,
-        "responses": {
-            "200": _success(door),
-            **{
-                status: {"$ref": f"#/components/responses/{status}"}
-                for status in _REFUSALS
-                if with_body or status not in _OF_BODIES
-            },
-        },
+        "responses": {"200": _success(door), **_failures(door)},
         "security": _SECURITY if door.access == "login" else [{}, *_SECURITY] if door.access == "page" else [],
     }
+    arguments = _ARGUMENT.findall(door.path)
+    if arguments:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": _ARGUMENTS[name]} for name in arguments
+        ]  # fmt: skip
     if with_body:
         schema = _body(door)
         operation["requestBody"] = {"required": "required" in schema, "content": {"application/json": {"schema": schema}}}
     return operation
+
+
+def _failures(door: Door) -> dict[str, Any]:
+    if door.answers.startswith("model"):
+        return {statuses: {"$ref": "#/components/responses/Error"} for statuses in ("4XX", "5XX")}
+    return {
+        status: {"$ref": f"#/components/responses/{status}"}
+        for status in _REFUSALS
+        if door.method == "POST" or status not in _OF_BODIES
+    }
 
 
 def _success(door: Door) -> dict[str, Any]:
@@ -83,6 +105,13 @@ def _success(door: Door) -> dict[str, Any]:
         if door.answers == "text/event-stream":
             content["text/event-stream"] = {"schema": {"description": "Each event's data is an envelope, its id the number."}}
         return {"description": result, "content": content}
+    if door.answers == "model nothing":
+        return {"description": door.summary}
+    if door.answers == "model":
+        content = {"application/json": {"schema": {"type": ["object", "array"]}}}
+        if door.path.endswith("/infer"):
+            content["application/octet-stream"] = {"schema": {"description": "JSON and the tensors behind it."}}
+        return {"description": door.summary, "content": content}
     if door.answers == "json":
         return {"description": door.summary, "content": {"application/json": {"schema": {"type": "object"}}}}
     kinds = door.answers.split(" ")
@@ -92,6 +121,8 @@ def _success(door: Door) -> dict[str, Any]:
 def _body(door: Door) -> dict[str, Any]:
     if door.command is not None:
         return _command_schema(door.command)
+    if door.answers.startswith("model"):
+        return door.request or {"type": "object"}
     schema = door.request if isinstance(door.request, dict) else None
     if schema is None:
         return {"type": "object"} if door.path != "/json_test" else {}
@@ -138,6 +169,7 @@ def _schemas() -> dict[str, Any]:
                 "request_result": {"type": "boolean", "description": "Whether the request was carried out."},
                 "result": {"description": "The result; the reason where it was not carried out."},
                 "field": {"type": ["string", "null"], "description": "The field at fault."},
+                "error": {"description": "The kind of the error, by the name of its class; of a task that raised, all of it."},
                 "executed": {
                     "type": ["boolean", "null"],
                     "description": "Of a request that got lost: whether it ran; null where nobody can know.",
@@ -150,7 +182,11 @@ def _schemas() -> dict[str, Any]:
 
 def _responses() -> dict[str, Any]:
     content = {"application/json": {"schema": _ENVELOPE}}
-    return {status: {"description": text, "content": content} for status, text in _REFUSALS.items()}
+    error = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+    return {
+        **{status: {"description": text, "content": content} for status, text in _REFUSALS.items()},
+        "Error": {"description": "What is wrong.", "content": {"application/json": {"schema": error}}},
+    }
 
 
 def _security_schemes() -> dict[str, Any]:

@@ -15,10 +15,10 @@ from support.servers import running_server, tasks
 from bgpy.gateway import Limits
 from bgpy.gateway.upstream import _own_wait
 from bgpy.tasks.schema import REQUIRED, Command
-from bgpy.tasks.workspace.commands import COMMANDS
+from bgpy.tasks.tensorflow.commands import COMMANDS
 
 POSTED = [command for command in COMMANDS if not command.stream]
-SAMPLES: dict[str, Any] = {"name": "lab", "job": "x = 1", "variable": "x", "value": [1], "timeout": 0.0}
+SAMPLES: dict[str, Any] = {"name": "lab", "job": "x = 1", "variable": "x", "value": [1], "timeout": 0.0, "path": "/models/a"}
 
 
 def least(command: Command) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from bgpy.gateway.doors import Door
 from bgpy.gateway.guide import make_guide
 from bgpy.gateway.openapi import make_openapi
 from bgpy.tasks.schema import REQUIRED, Command, Field
-from bgpy.tasks.workspace.commands import COMMANDS
+from bgpy.tasks.tensorflow.commands import COMMANDS
 
 #: Pserve's guide, word for word but for its key "requset".
 ANSWER = {"request_result": "Request result"}
@@ -71,6 +71,42 @@ PSERVE: dict[str, tuple[str, Any, Any]] = {
         "Executed job result",
     ),
 }
+#: What TFserve's guide has beside, word for word but for its key "requset".
+TFSERVE: dict[str, tuple[str, Any, Any]] = {
+    "/deploy/": (
+        "Push job for model deployment",
+        {
+            "name": NAME,
+            "path": "Model path(Necessary field)",
+            "device": "Device name(Default:'/cpu:0')",
+            "timeout": WAIT,
+            "time_interval": INTERVAL,
+        },
+        JOB,
+    ),
+    "/update/": (
+        "Push job for update of deployed model",
+        {"name": NAME, "path": "Model path(Necessary field)", "timeout": WAIT, "time_interval": INTERVAL},
+        JOB,
+    ),
+    "/undeploy/": (
+        "Push job for undeployment of deployed model",
+        {"name": NAME, "timeout": WAIT, "time_interval": INTERVAL},
+        JOB,
+    ),
+    "/predict/": (
+        "Push job for prediction of deployed model",
+        {
+            "name": NAME,
+            "fetches": "List or string by collection key or tensor name'(Necessary field)",
+            "feed_dict": "Dictionary by collection key or tensor name & feeding data(Default:None)",
+            "timeout": WAIT,
+            "time_interval": INTERVAL,
+        },
+        JOB,
+    ),
+}
+ORIGINALS = {**PSERVE, **TFSERVE}
 
 
 @pytest.fixture
@@ -78,9 +114,9 @@ def doors() -> tuple[Door, ...]:
     return create_app(token=TOKEN).table.doors
 
 
-@pytest.mark.parametrize("path", PSERVE)
-def test_the_guide_says_what_pserves_says(path: str, doors: tuple[Door, ...]) -> None:
-    context, request, result = PSERVE[path]
+@pytest.mark.parametrize("path", ORIGINALS)
+def test_the_guide_says_what_those_of_pserve_and_tfserve_say(path: str, doors: tuple[Door, ...]) -> None:
+    context, request, result = ORIGINALS[path]
     entry = make_guide(doors)[path]
     assert set(entry) == {"context", "json"}
     assert set(entry["json"]) == {"request", "response"}
@@ -97,6 +133,7 @@ def test_the_guide_has_every_post_there_is(doors: tuple[Door, ...]) -> None:
     assert {f"/{command.name}/" for command in COMMANDS} <= paths
     assert paths == {f"{door.path.rstrip('/')}/" for door in doors if door.method == "POST"}
     assert list(make_guide(doors))[: len(PSERVE)] == list(PSERVE)
+    assert [path for path in make_guide(doors) if path in TFSERVE] == list(TFSERVE)
 
 
 def test_a_field_of_our_own_is_described_in_the_manner_of_pserve() -> None:

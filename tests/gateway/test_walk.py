@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from support.servers import running_server, tasks
 
 from bgpy.gateway import Limits, create_app
 from bgpy.gateway.upstream import Upstream
-from bgpy.tasks.workspace.commands import COMMANDS
+from bgpy.tasks.tensorflow.commands import COMMANDS
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "ANY"]
 #: What everybody may have: nothing else.
@@ -33,8 +34,13 @@ BAD_LOGINS: list[list[tuple[str, str]]] = [
 
 def walked_paths(app: Any) -> list[str]:
     """Return each path of the app, twice, and some that it has not."""
-    paths = {door.path for door in app.table.doors} | {"/metrics/more", "/inner", "/inner/deep", "/nothing"}
+    paths = {re.sub(r"\{\w+\}", "7", door.path) for door in app.doors}
+    paths |= {"/metrics/more", "/inner", "/inner/deep", "/nothing", "/v1", "/V1/models/7", "/v2/nothing", "/v1/healthz"}
     return sorted(paths | {f"{path}/" for path in paths if path != "/"} | {f"{path}/x" for path in paths})
+
+
+def below_a_dialect(path: str) -> bool:
+    return re.match("/v[12](/|$)", path, re.IGNORECASE) is not None
 
 
 def open_by_right(method: str, path: str) -> bool:
@@ -73,7 +79,8 @@ def test_no_path_and_no_method_answers_without_a_login(app: Any, root_path: str,
                 if status != 401 and not open_by_right(method, path):
                     wrong.append((method, path, status))
                 elif status == 401:
-                    assert json.loads(body)["request_result"] is False
+                    refusal = json.loads(body)
+                    assert list(refusal) == ["error"] if below_a_dialect(path) else refusal["request_result"] is False
                     assert headers["www-authenticate"] == "Bearer"
         return wrong
 
@@ -109,6 +116,34 @@ def test_what_is_walked_can_be_reached_with_the_token(app: Any) -> None:
     assert set(asyncio.run(walk()).values()) == {200}
 
 
+def test_what_the_gate_judges_and_what_is_routed_are_one_path(app: Any) -> None:
+    """The dialects look at the path as it was sent; the gate looks at it decoded, and so do all other routes."""
+
+    async def ask(path: str, raw_path: str, headers: dict[str, str]) -> int:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = InMemory(app)._scope("http", path, headers, "http")
+        await app(scope | {"method": "GET", "raw_path": raw_path.encode()}, receive, send)
+        return int(sent[0]["status"])
+
+    async def walk() -> None:
+        assert await ask("/v2/health/live", "/%76%32/health/live", {}) == 401
+        assert await ask("/v2/health/live", "/v2/health/live", BEARER) == 200
+        assert await ask("/v2/health/live", "/v2/health%2Flive", BEARER) == 404
+        assert await ask("/healthz", "/%68ealthz", {}) == 200
+        # What no server sends: the gate's word still holds.
+        assert await ask("/v2/models/healthz", "/healthz", {}) == 401
+        assert await ask("/healthz", "/v2%2Fmodels/half", {}) == 200
+
+    asyncio.run(walk())
+
+
 def test_the_open_doors_are_those_of_the_list(app: Any) -> None:
     assert app.table.open_paths() == OPEN
     assert app.table.open_pages() == {"/"}
@@ -120,7 +155,11 @@ def test_a_scope_of_an_unknown_kind_is_not_let_in(app: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/healthz/../push_job", "/healthz/%2e%2e/push_job", "/page.js/../metrics", "//healthz", "/healthz//"]
+    "path",
+    [
+        *("/healthz/../push_job", "/healthz/%2e%2e/push_job", "/page.js/../metrics", "//healthz", "/healthz//"),
+        *("/v2/../healthz", "/v1/models/%2Fhealthz", "/v2%2F..%2Fhealthz"),
+    ],
 )
 def test_a_path_that_only_looks_open_is_not(app: Any, path: str) -> None:
     assert asyncio.run(InMemory(app).http("GET", path))[0] == 401

@@ -17,7 +17,7 @@ from bgpy.gateway import Gateway, GatewayServer, Settings
 from bgpy.server import Server
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.schema import check
-from bgpy.tasks.workspace.commands import COMMANDS
+from bgpy.tasks.tensorflow.commands import COMMANDS
 from support.servers import Served, running_server, tasks
 
 TOKEN = "a token of more than 22 characters"

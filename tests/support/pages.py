@@ -77,7 +77,7 @@ def expected_output(blocks: list[Block]) -> str:
     )
 
 
-def run(program: str, folder: Path) -> str:
+def run(program: str, folder: Path, timeout: float = _TIMEOUT) -> str:
     """
     Run a program as a script of its own in an empty folder; return what it printed. Fails where it fails.
 
@@ -85,6 +85,8 @@ def run(program: str, folder: Path) -> str:
     ----------
     folder
         The working directory; the script and the command ``bgpy`` for its shell blocks are put there.
+    timeout
+        Seconds.
     """
     script = folder / "page.py"
     script.write_text(program, encoding="utf-8")
@@ -105,7 +107,7 @@ def run(program: str, folder: Path) -> str:
         text=True,
         cwd=folder,
         env=environment,
-        timeout=_TIMEOUT,
+        timeout=timeout,
         check=False,
     )
     assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}"

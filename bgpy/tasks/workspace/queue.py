@@ -394,8 +394,7 @@ class JobQueue:
         if pushed is not None:
             self._unacknowledged.discard(pushed)
             self._out.append(Acknowledge(pushed, None))
-            if self.jobs[pushed].kept:  # there may be thousands of the others a second: of those only the end is told
-                self._announce("queued", pushed)
+            self._announce("queued", pushed)
         for number in ended:
             self._settle(number)
         if started and self._turn.first in started:
@@ -430,8 +429,7 @@ class JobQueue:
         turn.phase = Phase.HANDING
         self._used = True
         for number in turn.numbers:
-            if self.jobs[number].kept:
-                self._announce("started", number)
+            self._announce("started", number)
         order = make_order([self.jobs[number] for number in turn.numbers])
         self._out.append(Run(order))
 

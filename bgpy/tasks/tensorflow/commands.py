@@ -1,0 +1,127 @@
+"""
+The commands of the TensorFlow task set, as data: all of the workspace set, and those of TFserve under their names and defaults.
+"""
+
+from __future__ import annotations
+
+from bgpy.tasks.schema import REQUIRED, Command, Field
+from bgpy.tasks.workspace import commands as workspace
+
+_NAME = Field("name", ("string",), REQUIRED, "The workspace's name.", guide="Workspace name(Necessary field)")
+_PATH = Field("path", ("string",), REQUIRED, "A path on the server.", guide="Model path(Necessary field)")
+_TIMEOUT = Field(
+    "timeout", ("number",), 1, "Seconds to wait for the job's end.", minimum=0, guide="Wait time for job result(Default:1)"
+)
+_INTERVAL = Field(
+    "time_interval",
+    ("number",),
+    1,
+    "Accepted for old clients: nothing polls.",
+    minimum=0,
+    guide="Time interval for checking job(Default:1)",
+)
+_TIME_LIMIT = Field(
+    "time_limit", ("number", "null"), None, "Seconds that the job may run; then it is interrupted, then killed.", minimum=0
+)
+_ENCODING = Field(
+    "encoding", ("string",), "objects", "How arrays come: as JSON, or as NumPy arrays for a Python client.", ("json", "objects")
+)
+_MODEL = "job, finish, result, time; and state, error, value: what describe tells of the model."
+_RESULT = {
+    "job": "Job number",
+    "finish": "Complete status for job",
+    "result": "Executed job result",
+    "time": "Response time",
+}
+
+DEPLOY = Command(
+    "deploy",
+    "Load a model: a SavedModel folder, a .keras or .h5 file, a TF 1 checkpoint with its meta graph.",
+    (
+        _NAME,
+        _PATH,
+        Field("device", ("string",), "/cpu:0", "Where it runs.", guide="Device name(Default:'/cpu:0')"),
+        Field("warmup", ("boolean",), False, "Whether to run each signature once on zeros."),
+        Field("max_batch", ("integer",), 64, "Rows of waiting predictions that are run as one; 1: each alone.", minimum=1),
+        Field("safe_mode", ("boolean",), True, "Whether a .keras file that would run code of its own is refused."),
+        _TIMEOUT,
+        _INTERVAL,
+        _TIME_LIMIT,
+    ),
+    _MODEL,
+    guide="Push job for model deployment",
+    guide_result=_RESULT,
+)
+UPDATE = Command(
+    "update",
+    "Give the deployed model new weights: a checkpoint, a .weights.h5 file, a SavedModel of the same signature.",
+    (_NAME, _PATH, _TIMEOUT, _INTERVAL, _TIME_LIMIT),
+    _MODEL,
+    guide="Push job for update of deployed model",
+    guide_result=_RESULT,
+)
+UNDEPLOY = Command(
+    "undeploy",
+    "Let the model go.",
+    (_NAME, _TIMEOUT, _INTERVAL, _TIME_LIMIT),
+    "job, finish, result, time; and state, error.",
+    guide="Push job for undeployment of deployed model",
+    guide_result=_RESULT,
+)
+PREDICT = Command(
+    "predict",
+    "Run the deployed model.",
+    (
+        _NAME,
+        Field(
+            "fetches",
+            ("string", "array", "null"),
+            None,
+            "Names of outputs, SIGNATURE/OUTPUT, or of a TF 1 graph collection keys or tensors; by default all outputs.",
+            items="string",
+            guide="List or string by collection key or tensor name'(Necessary field)",
+        ),
+        Field(
+            "feed_dict",
+            (),
+            None,
+            "Values by the name of the input, or in a TF 1 graph by collection key or tensor.",
+            guide="Dictionary by collection key or tensor name & feeding data(Default:None)",
+        ),
+        _TIMEOUT,
+        _INTERVAL,
+        _TIME_LIMIT,
+        _ENCODING,
+    ),
+    "job, finish, result, time: the result is a list of arrays in the order of the fetches; and state, error.",
+    guide="Push job for prediction of deployed model",
+    guide_result=_RESULT,
+)
+DESCRIBE = Command(
+    "describe",
+    "Tell what is deployed; never waits for a job.",
+    (_NAME,),
+    "null where nothing is; else name, path, format, platform, device, version, versions, load_time, predictions,"
+    " failed_predictions, last_prediction, max_batch, default_signature and signatures: by name inputs and outputs, each by name"
+    " dtype and shape.",
+)
+INFER = Command(
+    "infer",
+    "Run the deployed model on a request of a model server's protocol, for the gateway.",
+    (
+        _NAME,
+        Field("protocol", ("string",), REQUIRED, "Whose request: TensorFlow Serving's, Open Inference's.", ("v1", "v2")),
+        Field("verb", ("string",), REQUIRED, "What is asked for.", ("predict", "classify", "regress", "infer")),
+        Field("body", (), REQUIRED, "A Packed that has the bytes of the request's body as its one buffer."),
+        Field("version", ("string", "null"), None, "The version that is asked for; null for the current one."),
+        Field("header_length", ("integer", "null"), None, "Bytes of JSON at the body's start, with the binary extension."),
+        Field("timeout", ("number",), 60, "Seconds to wait for the job's end.", minimum=0),
+    ),
+    "job, finish, result, time, state, error, value: content_type and header_length of the body, which is in the buffers of the"
+    " Packed in result.",
+)
+
+#: What is only for the gateway's own adapters.
+HIDDEN: tuple[Command, ...] = (INFER,)
+OWN: tuple[Command, ...] = (DEPLOY, UPDATE, UNDEPLOY, PREDICT, DESCRIBE)
+COMMANDS: tuple[Command, ...] = (*workspace.COMMANDS, *OWN)

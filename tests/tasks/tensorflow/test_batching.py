@@ -1,0 +1,265 @@
+"""Predictions that run as one, each with its own rows, and those that may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgpy.tasks.tensorflow.batching import Batcher, Query, different, same
+from bgpy.tasks.tensorflow.signatures import Signature, TensorInfo
+
+Compute = Callable[[dict[str, Any]], dict[str, Any]]
+ROWS = Signature(
+    "rows",
+    {"x": TensorInfo("x", "float32", (None, None))},
+    {"y": TensorInfo("y", "float32", (None, None)), "total": TensorInfo("total", "float32", ())},
+)
+
+
+class Runs:
+    """A model of a function, that notes how many rows each run had."""
+
+    def __init__(self, compute: Compute) -> None:
+        self.compute = compute
+        self.rows: list[int] = []
+
+    def __call__(self, signature: Signature, feeds: dict[str, Any], outputs: tuple[str, ...]) -> Mapping[str, Any]:
+        self.rows.append(len(next(iter(feeds.values()))))
+        made = self.compute(feeds)
+        return {name: made[name] for name in outputs}
+
+
+def double(feeds: dict[str, Any]) -> dict[str, Any]:
+    return {"y": feeds["x"] * 2, "total": feeds["x"].sum()}
+
+
+def query(*rows: float, width: int = 1, outputs: tuple[str, ...] = ("y",)) -> Query:
+    return Query(ROWS, {"x": np.array([[row] * width for row in rows], np.float32).reshape(len(rows), width)}, outputs)
+
+
+def trusting(compute: Compute, max_rows: int = 64) -> tuple[Batcher, Runs]:
+    """Return a batcher that has seen that the output y may be joined."""
+    runs = Runs(compute)
+    batcher = Batcher(runs, max_rows)
+    batcher.answer([query(1.0), query(2.0)])
+    runs.rows.clear()
+    return batcher, runs
+
+
+def values(answers: list[Any]) -> list[Any]:
+    return [answer if isinstance(answer, Exception) else answer["y"][:, 0].tolist() for answer in answers]
+
+
+def test_waiting_predictions_run_as_one_and_each_gets_its_own_rows() -> None:
+    batcher, runs = trusting(double)
+    assert values(batcher.answer([query(1.0), query(2.0, 3.0), query(4.0)])) == [[2.0], [4.0, 6.0], [8.0]]
+    assert runs.rows == [4]
+
+
+def test_no_batch_has_more_rows_than_allowed_and_no_prediction_is_split() -> None:
+    batcher, runs = trusting(double, max_rows=4)
+    asked = [query(*range(1, count + 1)) for count in (3, 2, 1, 9, 2)]
+    assert values(batcher.answer(asked)) == [[2.0 * row for row in range(1, count + 1)] for count in (3, 2, 1, 9, 2)]
+    assert runs.rows == [3, 3, 9, 2]
+
+
+def test_one_row_at_most_joins_nothing() -> None:
+    runs = Runs(double)
+    batcher = Batcher(runs, 1)
+    batcher.answer([query(1.0), query(2.0)])
+    assert runs.rows == [1, 1]
+    assert not batcher.joins(ROWS)
+
+
+def test_other_shapes_run_apart() -> None:
+    batcher, runs = trusting(double)
+    answers = batcher.answer([query(1.0), query(2.0, width=3), query(3.0), query(4.0, width=3)])
+    assert values(answers) == [[2.0], [4.0], [6.0], [8.0]]
+    assert [answer["y"].shape for answer in answers if not isinstance(answer, Exception)] == [(1, 1), (1, 3)] * 2
+    assert runs.rows == [2, 2]
+
+
+def test_an_output_without_rows_keeps_a_prediction_alone() -> None:
+    batcher, runs = trusting(double)
+    answers = batcher.answer([query(1.0, outputs=("total",)), query(2.0), query(3.0), query(4.0, outputs=("y", "total"))])
+    assert [dict(answer) for answer in answers if not isinstance(answer, Exception)] == [
+        {"total": 1},
+        {"y": [[4]]},
+        {"y": [[6]]},
+        {"y": [[8]], "total": 4},
+    ]
+    assert runs.rows == [1, 2, 1]
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (), None])
+def test_an_input_without_free_rows_keeps_a_prediction_alone(shape: Any) -> None:
+    fixed = Signature("fixed", {"x": TensorInfo("x", "float32", shape)}, {"y": ROWS.outputs["y"]})
+    runs = Runs(double)
+    asked = [Query(fixed, {"x": np.full(shape or (2, 1), value, np.float32)}, ("y",)) for value in (1, 2)]
+    Batcher(runs, 64).answer(asked)
+    assert len(runs.rows) == 2
+
+
+def entangle(feeds: dict[str, Any]) -> dict[str, Any]:
+    return {"y": feeds["x"] - feeds["x"].mean(axis=0), "total": np.float32(0)}
+
+
+def test_rows_that_depend_on_each_other_are_never_joined_again() -> None:
+    runs = Runs(entangle)
+    batcher = Batcher(runs, 64)
+    assert batcher.joins(ROWS._replace(outputs={"y": ROWS.outputs["y"]}))
+    assert values(batcher.answer([query(1.0, 3.0), query(5.0)])) == [[-1.0, 1.0], [0.0]]
+    assert runs.rows == [3, 2, 1]
+    assert values(batcher.answer([query(1.0, 3.0), query(5.0)])) == [[-1.0, 1.0], [0.0]]
+    assert runs.rows[3:] == [2, 1]
+    assert not batcher.joins(ROWS._replace(outputs={"y": ROWS.outputs["y"]}))
+
+
+def test_equal_rows_are_joined_with_another_one_for_the_proof() -> None:
+    runs = Runs(double)
+    batcher = Batcher(runs, 64)
+    assert values(batcher.answer([query(7.0), query(7.0)])) == [[14.0], [14.0]]
+    assert runs.rows == [3, 1, 1]
+    assert values(batcher.answer([query(7.0), query(7.0)])) == [[14.0], [14.0]]
+    assert runs.rows[3:] == [2]
+
+
+@pytest.mark.parametrize("value", [7.0, 0.0])
+def test_equal_rows_do_not_hide_that_rows_depend_on_each_other(value: float) -> None:
+    batcher = Batcher(Runs(entangle), 64)
+    assert values(batcher.answer([query(value), query(value)])) == [[0.0], [0.0]]
+    assert not batcher.joins(ROWS._replace(outputs={"y": ROWS.outputs["y"]}))
+
+
+def test_a_model_that_does_not_bear_the_proof_is_asked_again_when_rows_differ() -> None:
+    def picky(feeds: dict[str, Any]) -> dict[str, Any]:
+        if (feeds["x"] == 0).any():
+            raise ArithmeticError("zero")
+        return double(feeds)
+
+    runs = Runs(picky)
+    batcher = Batcher(runs, 64)
+    assert values(batcher.answer([query(7.0), query(7.0)])) == [[14.0], [14.0]]
+    assert values(batcher.answer([query(7.0), query(8.0)])) == [[14.0], [16.0]]
+    runs.rows.clear()
+    assert values(batcher.answer([query(7.0), query(7.0)])) == [[14.0], [14.0]]
+    assert runs.rows == [2]
+
+
+def test_other_values_have_the_same_shapes_and_dtypes() -> None:
+    feeds = {
+        "n": np.arange(3),
+        "z": np.zeros((2, 2)),
+        "b": np.array([True]),
+        "t": np.array([b"a", b""], object),
+        "e": np.array([b""], object),
+    }
+    made = different(feeds)
+    for name, array in feeds.items():
+        assert (made[name].shape, made[name].dtype) == (array.shape, array.dtype)
+        assert (made[name] != array).any()
+
+
+def test_another_output_is_looked_at_when_it_is_first_asked_for() -> None:
+    pair = Signature("pair", ROWS.inputs, {"y": ROWS.outputs["y"], "z": ROWS.outputs["y"]})
+    runs = Runs(lambda feeds: {"y": feeds["x"] * 2, "z": feeds["x"] - feeds["x"].mean()})
+    batcher = Batcher(runs, 64)
+
+    def ask(*outputs: str) -> list[Any]:
+        return batcher.answer([Query(pair, query(value).feeds, outputs) for value in (1.0, 5.0)])
+
+    ask("y")
+    runs.rows.clear()
+    assert [answer["z"].tolist() for answer in ask("y", "z")] == [[[0.0]], [[0.0]]]
+    assert runs.rows == [2, 1, 1]
+    ask("y", "z")
+    ask("y")
+    assert runs.rows[3:] == [1, 1, 2]
+
+
+def refuse_negative(feeds: dict[str, Any]) -> dict[str, Any]:
+    if (feeds["x"] < 0).any():
+        raise ArithmeticError("negative")
+    return double(feeds)
+
+
+def test_only_the_prediction_that_is_to_blame_fails() -> None:
+    batcher, runs = trusting(refuse_negative)
+    good, bad, other = batcher.answer([query(1.0), query(-1.0), query(3.0)])
+    assert values([good, other]) == [[2.0], [6.0]]
+    assert isinstance(bad, ArithmeticError)
+    assert runs.rows == [3, 1, 1, 1]
+    batcher.answer([query(1.0), query(2.0)])
+    assert runs.rows[4:] == [2]
+
+
+def test_a_model_that_bears_no_batch_is_not_given_another() -> None:
+    def one_row(feeds: dict[str, Any]) -> dict[str, Any]:
+        return {"y": feeds["x"].reshape(1, 1)}
+
+    runs = Runs(one_row)
+    batcher = Batcher(runs, 64)
+    for _ in range(2):
+        assert values(batcher.answer([query(1.0), query(2.0)])) == [[1.0], [2.0]]
+    assert runs.rows == [2, 1, 1, 1, 1]
+
+
+def test_a_result_with_other_rows_than_went_in_is_not_split() -> None:
+    runs = Runs(lambda feeds: {"y": feeds["x"].sum(axis=0, keepdims=True)})
+    batcher = Batcher(runs, 64)
+    for _ in range(2):
+        assert values(batcher.answer([query(1.0), query(2.0)])) == [[1.0], [2.0]]
+    assert runs.rows == [2, 1, 1, 1, 1]
+
+
+def test_inputs_with_unlike_rows_run_alone() -> None:
+    two = Signature("two", {"x": ROWS.inputs["x"], "z": ROWS.inputs["x"]}, {"y": ROWS.outputs["y"]})
+    runs = Runs(double)
+    feeds = {"x": np.ones((1, 1), np.float32), "z": np.ones((2, 1), np.float32)}
+    Batcher(runs, 64).answer([Query(two, feeds, ("y",))] * 2)
+    assert runs.rows == [1, 1]
+
+
+def test_an_interrupt_is_no_outcome_of_a_prediction() -> None:
+    def interrupt(feeds: dict[str, Any]) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    batcher = Batcher(Runs(interrupt), 64)
+    for asked in ([query(1.0)], [query(1.0), query(2.0)]):
+        with pytest.raises(KeyboardInterrupt):
+            batcher.answer(asked)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 3)), max_size=12), st.integers(1, 8))
+def test_property_answers_are_those_of_one_at_a_time(shapes: list[tuple[int, int]], max_rows: int) -> None:
+    asked = [query(*range(index, index + rows), width=width) for index, (rows, width) in enumerate(shapes)]
+    batcher = Batcher(Runs(double), max_rows)
+    for _ in range(2):
+        for each, answer in zip(asked, batcher.answer(asked), strict=True):
+            assert not isinstance(answer, Exception)
+            np.testing.assert_array_equal(answer["y"], each.feeds["x"] * 2)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (np.float32([1, 1000]), np.float32([1.01, 1000]), True),
+        (np.float32([1, 1000]), np.float32([1, 1001]), False),
+        (np.float32([np.nan, np.inf]), np.float32([np.nan, np.inf]), True),
+        (np.float32([np.nan]), np.float32([0]), False),
+        (np.float32([np.inf]), np.float32([-np.inf]), False),
+        (np.float64([1]), np.float64([1 + 1e-6]), False),
+        (np.float16([1]), np.float16([1.001]), True),
+        (np.int64([1]), np.int64([2]), False),
+        (np.array([b"a"], object), np.array([b"a"], object), True),
+        (np.float32([1]), np.float32([[1]]), False),
+        (np.float32([1]), np.float64([1]), False),
+    ],
+)
+def test_results_are_the_same_up_to_the_order_of_a_sum(one: Any, other: Any, equal: bool) -> None:
+    assert same(one, other) is equal
