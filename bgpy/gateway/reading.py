@@ -15,6 +15,52 @@ MAX_HEAD = 64 << 10
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
+#: Bytes from which on a piece is not copied to join it with others.
+_LARGE = 64 << 10
+
+
+class JoiningTransport:
+    """
+    A transport that sends what is written in one turn of the event loop in one piece.
+
+    uvicorn writes head and body of a response apart, and a call to the system costs more than all else in a small response.
+
+    Parameters
+    ----------
+    transport
+        What sends; all that is not writing is left to it.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._pieces: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send with what else is written in this turn; at once what is large."""
+        if len(data) >= _LARGE:
+            self.flush()
+            self._transport.write(data)
+            return
+        if not self._pieces:
+            self._loop.call_soon(self.flush)
+        self._pieces.append(data)
+
+    def flush(self) -> None:
+        """Send what has been written."""
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            self._transport.write(b"".join(pieces))
+
+    def close(self) -> None:
+        """Close behind what has been written."""
+        self.flush()
+        self._transport.close()
+
+
 class HttpProtocol(HttpToolsProtocol):
     """
     uvicorn's, which by itself waits without end for the head of a request, however long that becomes.
@@ -38,7 +84,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first head."""
-        super().connection_made(transport)
+        super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
         self._time_head()
 
     def data_received(self, data: bytes) -> None:

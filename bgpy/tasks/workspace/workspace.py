@@ -29,6 +29,7 @@ from bgpy.tasks.workspace.instructions import (
     StartWorker,
 )
 from bgpy.tasks.workspace.jobs import Identity, JobRecord, JobState
+from bgpy.tasks.workspace.ledger import MAX_UNKEPT_VALUE
 from bgpy.tasks.workspace.means import Gate, Means, Options
 from bgpy.tasks.workspace.outbox import Outbox, Tell, Then, Waiters
 from bgpy.tasks.workspace.queue import JobQueue
@@ -391,7 +392,7 @@ class Workspace:
             elif type(instruction) is Settle:
                 record = self._queue.jobs[instruction.number]
                 tells += self._waiters.take(record.number, record)
-                if self._means.keeps or not record.kept:
+                if self._means.keeps if record.kept else record.size(MAX_UNKEPT_VALUE) > MAX_UNKEPT_VALUE:
                     tells.append(Tell(self._let_go, record))
             elif isinstance(instruction, (Interrupt, Kill)):
                 urgent.append(instruction)
