@@ -179,8 +179,13 @@ class OpenInference:
         except Unknown:
             if update:
                 raise
-            await self._create(call, name)
-            await self._models.change(call, message)
+            made = await self._create(call, name)
+            try:
+                await self._models.change(call, message)
+            except Fault as fault:
+                if made and fault.status != 504:  # for this model alone; where that takes long, it may still come
+                    await self._models.ask(call, {"command": "destroy_workspace", "name": name})
+                raise
         return _nothing()
 
     async def _again(self, call: Call, name: str, update: bool) -> dict[str, Any]:
@@ -190,16 +195,18 @@ class OpenInference:
         except Unknown as unknown:
             how = 'give one in parameters.config, a JSON text such as {"path": "/models/a"}'
             raise Fault(400, f"{unknown.reason.rstrip('.')}, so there is no path to load from: {how}") from None
-        fields = ("path",) if update else ("path", "device", "max_batch")
+        fields = ("path",) if update else ("path", "device", "max_batch", "safe_mode")
         return {field: described[field] for field in fields}
 
-    async def _create(self, call: Call, name: str) -> None:
+    async def _create(self, call: Call, name: str) -> bool:
+        """Make a workspace; False where somebody else was faster."""
         try:
             await self._models.ask(call, {"command": "create_workspace", "name": name})
         except Fault as fault:
-            # Somebody else may have made it in between; where that is not so, the next attempt will say so.
             if fault.status != 400 or name not in await self._models.ask(call, {"command": "get_workspace"}):
                 raise
+            return False
+        return True
 
     async def _unload(self, call: Call) -> Answer:
         parameters = (await self._fields(call, "parameters")).get("parameters", {})

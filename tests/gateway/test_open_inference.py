@@ -181,7 +181,7 @@ def test_a_load_that_says_so_is_an_update(http: httpx.Client, models: ScriptedMo
 
 
 def test_a_load_without_a_path_takes_the_one_that_is_deployed(http: httpx.Client, models: ScriptedModels) -> None:
-    again = {"name": "half", "path": "/models/half", "device": "/gpu:0", "max_batch": 7, "timeout": 300.0}
+    again = {"name": "half", "path": "/models/half", "device": "/gpu:0", "max_batch": 7, "safe_mode": False, "timeout": 300.0}
     for body in (b"", b"{}", b'{"parameters": {}}', b'{"parameters": {"config": "{}"}}'):
         assert http.post("/v2/repository/models/half/load", content=body).status_code == 200
         assert models.asked.pop() == {"command": "deploy", **again}
@@ -229,6 +229,18 @@ def test_a_load_that_fails_says_why(http: httpx.Client, models: ScriptedModels) 
         assert answer.json()["error"].endswith("no such folder")
     models.jobs.append(job("running"))
     assert load(http, "half", path="/models/b").status_code == 504
+
+
+def test_a_workspace_that_was_made_for_a_load_goes_when_that_fails(http: httpx.Client, models: ScriptedModels) -> None:
+    models.jobs.append(job("failed", "bgpy.errors.ModelLoadError", "no such folder"))
+    assert load(http, "new", path="/models/b").status_code == 400
+    assert "new" not in models.deployed
+    models.jobs.append(job("running"))
+    assert load(http, "new", path="/models/b").status_code == 504
+    assert "new" in models.deployed
+    models.jobs.append(job("failed", "bgpy.errors.ModelLoadError", "no such folder"))
+    assert load(http, "new", path="/models/b").status_code == 400
+    assert "new" in models.deployed
 
 
 BAD_LOADS: list[tuple[Any, str]] = [

@@ -27,6 +27,7 @@ def description(name: str, version: int = 2) -> dict[str, Any]:
         "versions": {**{str(number): "END" for number in range(1, version)}, str(version): "AVAILABLE"},
         "load_time": 0.5,
         "max_batch": 7,
+        "safe_mode": False,
         "predictions": 5,
         "failed_predictions": 1,
         "last_prediction": 1700000000.25,
@@ -96,6 +97,7 @@ class ScriptedModels:
             "undeploy": self._run,
             "get_workspace": self._list,
             "create_workspace": self._create,
+            "destroy_workspace": self._destroy,
         }
 
     def asked_for(self, command: str) -> Iterator[dict[str, Any]]:
@@ -126,6 +128,11 @@ class ScriptedModels:
         self.asked.append(message)
         self.deployed[message["name"]] = None
         return {"request_result": True, "result": message["name"]}
+
+    def _destroy(self, message: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(message)
+        del self.deployed[message["name"]]
+        return {"request_result": True, "result": True}
 
     def _refuse(self, message: dict[str, Any]) -> dict[str, Any] | None:
         name = message["name"]

@@ -5,8 +5,9 @@ Joined are predictions of one signature whose inputs have the same dtypes and, b
 where the model itself says that the first axis of every input and of every output that is asked for may have any length.
 
 That still does not say that the rows of the output belong to the rows of the input: a model may subtract the mean of its batch.
-So an output is not trusted before a joined run has given what each prediction alone gives; where it does not, it is never
-joined again. No model is known here: what runs it is given.
+So an output is not trusted before a joined run, with some odd rows put in for the proof, has given what each prediction alone
+gives; now and then that is looked at again. Where it does not hold, the output is never joined again. Predictions with texts are
+not joined: models make rows of as many words as the longest one has. No model is known here: what runs it is given.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from bgpy.tasks.tensorflow.signatures import Signature, TensorInfo
 #: How far apart, in parts of the largest number, two results may be and still be the same: the order of a sum changes that much.
 TOLERANCES = {"float64": 1e-9, "complex128": 1e-9, "float32": 1e-4, "complex64": 1e-4}
 _COARSE = 2e-2
+#: So many joined runs after a proof that rows do not depend on each other, it is made again.
+RECHECK = 100
+#: After so many runs that failed with the odd rows of a proof, it is given up.
+MAX_PROOFS = 8
 
 
 class Query(NamedTuple):
@@ -65,6 +70,8 @@ class Batcher:
         self._open: dict[tuple[str, tuple[str, ...]], bool] = {}
         self._trusted: set[tuple[str, str]] = set()
         self._distrusted: set[tuple[str, str]] = set()
+        self._joined = 0
+        self._failed_proofs = 0
 
     def joins(self, signature: Signature) -> bool:
         """Tell whether predictions of all outputs of a signature are joined, as far as is known by now."""
@@ -119,6 +126,7 @@ class Batcher:
         if known is None:
             tensors = [*signature.inputs.values(), *(signature.outputs[name] for name in outputs)]
             known = bool(signature.inputs) and all(map(_has_free_rows, tensors))
+            known = known and all(info.dtype != "string" for info in signature.inputs.values())
             known = known and not any((signature.name, name) in self._distrusted for name in outputs)
             if len(self._open) > 1000:
                 self._open.clear()
@@ -131,13 +139,15 @@ class Batcher:
         signature = members[0].signature
         outputs = tuple(dict.fromkeys(name for query in members for name in query.outputs))
         unsure = [name for name in outputs if (signature.name, name) not in self._trusted]
-        # Equal values would not show that one prediction has to do with the other: then there is one more, for the proof alone.
-        probe = [different(members[0].feeds)] if unsure and not _differ(members) else []
-        feeds = [*(query.feeds for query in members), *probe]
+        odd = odd_rows(members[0].feeds) if unsure else []
+        self._joined += 1
+        if self._joined % RECHECK == 0:
+            unsure = list(outputs)
+        feeds = [*(query.feeds for query in members), *odd]
         try:
             joined = self._run(signature, join(feeds), outputs)
         except Exception:  # noqa: BLE001 - run alone, the one that is to blame raises it again
-            return [self._alone(query) for query in members] if probe else self._apart(members, outputs)
+            return self._apart(members, outputs, bool(odd))
         counts = [len(next(iter(each.values()))) for each in feeds]
         if any(joined[name].shape[:1] != (sum(counts),) for name in outputs):
             self._distrust(signature, outputs)
@@ -149,11 +159,17 @@ class Batcher:
         self._judge(members, parts, answers, unsure)
         return answers
 
-    def _apart(self, members: list[Query], outputs: tuple[str, ...]) -> list[_Answer]:
-        """Run each alone after they failed together. Where all go well, it is the joining that the model does not bear."""
+    def _apart(self, members: list[Query], outputs: tuple[str, ...], odd: bool) -> list[_Answer]:
+        """
+        Run each alone after they failed together.
+
+        Where all go well, it is the joining that the model does not bear, or the odd rows: then it is tried again, a few times.
+        """
         answers = [self._alone(query) for query in members]
         if not any(isinstance(answer, Exception) for answer in answers):
-            self._distrust(members[0].signature, outputs)
+            self._failed_proofs += odd
+            if not odd or self._failed_proofs >= MAX_PROOFS:
+                self._distrust(members[0].signature, outputs)
         return answers
 
     def _judge(self, members: list[Query], parts: list[dict[str, Any]], answers: list[_Answer], unsure: list[str]) -> None:
@@ -178,18 +194,24 @@ def _has_free_rows(info: TensorInfo) -> bool:
     return bool(info.shape) and info.shape is not None and info.shape[0] is None
 
 
-def _differ(members: list[Query]) -> bool:
-    """Tell whether the values of two queries differ: equal ones would not show that one has to do with the other."""
-    first = members[0].feeds
-    return any(not np.array_equal(first[name], array) for query in members[1:] for name, array in query.feeds.items())
+def odd_rows(feeds: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """
+    Return rows of the shapes and dtypes of these, one in each of them, that a model whose rows depend on each other will notice.
+
+    Zeros, or ones where these are zeros; and where there are floats, a row above and one below all that these have.
+    """
+    first = {name: array[:1] for name, array in feeds.items()}
+    rows = [{name: np.full_like(array, 0 if array.any() else 1) for name, array in first.items()}]
+    if any(array.dtype.kind == "f" for array in first.values()):
+        rows += [{name: _far(feeds[name], array, sign) for name, array in first.items()} for sign in (1, -1)]
+    return rows
 
 
-def different(feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """Return other values of the same shapes and dtypes, harmless for most models: zeros and empty texts, or else ones."""
-    return {
-        name: np.full_like(array, (b"" if array.any() else b"1") if array.dtype.kind == "O" else 0 if array.any() else 1)
-        for name, array in feeds.items()
-    }
+def _far(values: Any, row: Any, sign: int) -> Any:
+    if row.dtype.kind != "f":
+        return row
+    top = np.abs(values[np.isfinite(values)]).max(initial=1)
+    return np.full_like(row, sign * min(100 * float(top), float(np.finfo(row.dtype).max) / 2))
 
 
 def join(feeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

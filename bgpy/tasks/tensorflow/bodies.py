@@ -15,7 +15,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ try:
 except ImportError:
     orjson = None
 
+#: Values of a reply as JSON: of floats some 250 MB of text.
+MAX_VALUES = 20_000_000
 #: Levels of arrays and objects within one another.
 MAX_DEPTH = 100
 #: Characters of a value that an error shows.
@@ -370,6 +372,16 @@ def tensor_json(tensor: Any, name: str, *, wrap: Callable[[bytes], Any] | None =
     elif dtype != "bool" and dtype not in _EXACT and dtype not in _INTEGERS:
         raise ModelInputError(f"Failed to write JSON value for tensor type: {dtype} (output {name!r})")
     return np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("=")) if tensor.ndim else tensor[()]
+
+
+def check_json_size(arrays: Iterable[Any]) -> None:
+    """Raise ModelInputError for outputs whose JSON would take memory without measure: what writes it ends the process then."""
+    count = sum(array.size for array in arrays)
+    if count > MAX_VALUES:
+        raise ModelInputError(
+            f"The outputs have {count:,} values, and as JSON no more than {MAX_VALUES:,} are sent: ask for fewer rows or outputs,"
+            " or for binary data (/v2), or from Python."
+        )
 
 
 def write_json(value: Any) -> bytes:

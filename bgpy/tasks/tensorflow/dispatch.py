@@ -7,6 +7,7 @@ Nothing of the user's is opened here, and neither TensorFlow nor NumPy is import
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,14 +54,24 @@ def dispatch(workspaces: Workspaces, catalog: Catalog, client_socket: ClientSock
 
 
 def _deploy(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, fields: Fields) -> None:
+    if workspace.options.type == "thread":
+        what = f"The thread workspace {workspace.name!r} has no process but the server's, and no server loads TensorFlow"
+        raise RefusedError(f"{what}: create a workspace of type 0 (process) for the model", "name")
+    _check_path(fields)
     argument = {field: fields[field] for field in ("name", "path", "device", "warmup", "safe_mode")}
     argument |= {"max_batch": int(fields["max_batch"]), "version": catalog.versions(workspace)}
     _push(workspace, catalog, client_socket, fields, Call(HOST, "deploy", argument), _description)
 
 
 def _update(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, fields: Fields) -> None:
+    _check_path(fields)
     argument = {"name": fields["name"], "path": fields["path"], "version": catalog.versions(workspace)}
     _push(workspace, catalog, client_socket, fields, Call(HOST, "update", argument), _description)
+
+
+def _check_path(fields: Fields) -> None:
+    if not fields["path"]:
+        raise RefusedError("The field 'path' is empty: it would be the worker's own folder", "path")
 
 
 def _undeploy(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, fields: Fields) -> None:
@@ -104,7 +115,7 @@ def _ask_model(
 
 def _push(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, fields: Fields, call: Call, make: Make) -> None:
     """Queue a call, and have it answered at its end, or when the client has waited for as long as it wants to."""
-    end = _End(workspace, catalog, make)
+    end, begun = _End(workspace, catalog, make), time.monotonic()
     number = workspace.call(
         call,
         fields.get("path", ""),
@@ -112,7 +123,7 @@ def _push(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, f
         identity=getattr(client_socket, "identity", None),
         then=end.note,
     )
-    answer_at_end(workspace, client_socket, number, fields["timeout"], end.make)
+    answer_at_end(workspace, client_socket, number, fields["timeout"], end.make, begun)
 
 
 class _End:

@@ -4,6 +4,7 @@ The model of a workspace, in the process that runs its jobs.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import pickle
 import time
@@ -15,6 +16,7 @@ import numpy as np
 from bgpy.encoding import to_json
 from bgpy.errors import MissingExtraError, ModelNotFoundError
 from bgpy.tasks.tensorflow.batching import Batcher, Query
+from bgpy.tasks.tensorflow.bodies import check_json_size
 from bgpy.tasks.tensorflow.loading import Model, load_model, update_model
 from bgpy.tasks.tensorflow.loading.paths import look
 from bgpy.tasks.tensorflow.loading.runtime import import_tensorflow, is_installed
@@ -86,17 +88,20 @@ class ModelHost:
         except BaseException:
             model.close()
             raise
-        self._let_go()
-        self._deployed = deployed
         deployed.warmed = warmed
-        return deployed.describe(self._next_version(argument))
+        description = deployed.describe(self._next_version(argument))
+        old, self._deployed = self._deployed, deployed
+        # The new one serves: an interrupt now comes too late, and what it hit would be told as not deployed.
+        with contextlib.suppress(KeyboardInterrupt):
+            _close(old)
+        return description
 
     def _update(self, argument: Mapping[str, Any]) -> dict[str, Any]:
         deployed = self._model(argument.get("name"))
         before = deployed.model
         after = update_model(before, argument["path"])
+        deployed.take(after)  # also where it is the same with other weights: these may make rows depend on each other
         if after is not before:
-            deployed.take(after)
             before.close()
             gc.collect()
         deployed.weights = look(argument["path"]).path
@@ -108,12 +113,8 @@ class ModelHost:
         return self._version
 
     def _let_go(self) -> None:
-        if self._deployed is None:
-            return
-        model, self._deployed = self._deployed.model, None
-        model.close()
-        del model
-        gc.collect()  # graphs, and what TensorFlow and Keras hang on them, are full of cycles
+        old, self._deployed = self._deployed, None
+        _close(old)
 
     def _model(self, name: str | None) -> _Deployed:
         if self._deployed is None:
@@ -136,7 +137,7 @@ class ModelHost:
 
     def _read_protocol(self, deployed: _Deployed, argument: Mapping[str, Any]) -> _Request:
         name, asked_for = argument["name"], argument.get("version")
-        if asked_for is not None and asked_for != str(self._version):
+        if asked_for is not None and asked_for.lstrip("0") != str(self._version):
             raise ModelNotFoundError(f"Model {name!r} has no version {asked_for}: version {self._version} is deployed.")
         signatures, default = deployed.model.signatures, deployed.model.default
         request: Any
@@ -215,6 +216,7 @@ class _Deployed:
             "version": version,
             "load_time": self._load_time,
             "max_batch": argument["max_batch"],
+            "safe_mode": argument["safe_mode"],
             "default_signature": model.default,
             "signatures": {name: describe_signature(signature) for name, signature in model.signatures.items()},
             "batching": {name: self.batcher.joins(signature) for name, signature in model.signatures.items()},
@@ -222,6 +224,14 @@ class _Deployed:
         if self.warmed is not None:
             described["warmup"] = self.warmed
         return described
+
+
+def _close(deployed: _Deployed | None) -> None:
+    """Give back the memory of a model that does not serve any more."""
+    if deployed is not None:
+        deployed.model.close()
+        del deployed.model, deployed.batcher
+        gc.collect()  # graphs, and what TensorFlow and Keras hang on them, are full of cycles
 
 
 def _zeros(signature: Signature) -> dict[str, Any]:
@@ -251,6 +261,7 @@ def _plain(result: Any) -> Any:
     """Return an output, or the list of a collection, as plain JSON data; bytes become texts where they are UTF-8."""
     if isinstance(result, list):
         return [_plain(each) for each in result]
+    check_json_size([result])
     if result.dtype.kind in "iub":
         return result.tolist()
     if result.dtype.kind == "O":

@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bgpy.errors import ModelInputError, ModelNotFoundError
-from bgpy.tasks.tensorflow.bodies import Encoded, object_array, read_flat, read_json, shown, tensor_json, write_json
+from bgpy.tasks.tensorflow.bodies import (
+    Encoded,
+    check_json_size,
+    object_array,
+    read_flat,
+    read_json,
+    shown,
+    tensor_json,
+    write_json,
+)
 from bgpy.tasks.tensorflow.datatypes import DATATYPES, DTYPES, datatype_of, read_raw, shaped, write_raw
 from bgpy.tasks.tensorflow.signatures import Signature, TensorInfo, shape_text
 
@@ -54,6 +63,7 @@ class Request:
 
     def encode(self, outputs: Mapping[str, Any]) -> Encoded:
         """Return the reply's body; raises ModelInputError where an output cannot be told as it was asked for."""
+        check_json_size(outputs[name] for name, binary in self._wishes if not binary)
         described = []
         parts = []
         for name, binary in self._wishes:

@@ -16,6 +16,7 @@ from bgpy.tasks.tensorflow import examples
 from bgpy.tasks.tensorflow.bodies import (
     Document,
     Encoded,
+    check_json_size,
     json_type,
     list_shape,
     read_json,
@@ -56,6 +57,7 @@ class Request:
 
     def encode(self, outputs: Mapping[str, Any]) -> Encoded:
         """Return the reply's body; raises ModelInputError where the outputs have no place in its form."""
+        check_json_size(outputs.values())
         return Encoded("application/json", None, [write_json(self._result(outputs))])
 
 

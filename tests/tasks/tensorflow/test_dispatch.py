@@ -24,6 +24,7 @@ from bgpy.tasks.tensorflow.commands import HIDDEN, OWN
 from bgpy.tasks.tensorflow.dispatch import dispatch
 from bgpy.tasks.workspace import workspace_tasks
 from bgpy.tasks.workspace.jobs import JobRecord, JobState
+from bgpy.tasks.workspace.means import Options
 from bgpy.tasks.workspace.values import Packed, Value
 from bgpy.taskset import TaskSet
 
@@ -103,6 +104,22 @@ def test_options_of_a_deploy_reach_the_host(desk: Desk) -> None:
     assert type(desk.argument["max_batch"]) is int
 
 
+def test_no_model_is_deployed_into_the_process_of_the_server(desk: Desk) -> None:
+    desk.ask("create_workspace", name="shared", type=1)
+    reason, field, _ = desk.refused("deploy", name="shared", path="m")
+    assert (field, "no server loads TensorFlow" in reason) == ("name", True)
+
+
+@pytest.mark.parametrize("command", ["deploy", "update"])
+def test_an_empty_path_is_refused(desk: Desk, command: str) -> None:
+    assert desk.refused(command, path="")[1:] == ("path", "RefusedError")
+
+
+def test_the_time_of_an_answer_counts_from_the_push(desk: Desk) -> None:
+    desk.ask("push_job", job="wait", type=1, timeout=0)
+    assert desk.ask("predict", feed_dict={"x": 1}, timeout=0.05)["time"] >= 0.05
+
+
 def test_update_and_undeploy_are_jobs_and_versions_count_on_in_a_new_interpreter(desk: Desk) -> None:
     desk.run("deploy", path="a")
     assert desk.run("update", path="b")["value"]["version"] == 2
@@ -165,6 +182,7 @@ class Swift:
 
     def __init__(self, ended: JobRecord, told: JobRecord | None = None) -> None:
         self.on = True
+        self.options = Options()
         self.worker = self
         self._ended = ended
         self._told = told

@@ -16,7 +16,9 @@ import pytest
 from support import models
 
 from bgpy.errors import MissingExtraError, ModelInputError, ModelLoadError, ModelNotFoundError
+from bgpy.tasks.tensorflow.bodies import check_json_size
 from bgpy.tasks.tensorflow.host import ModelHost
+from bgpy.tasks.workspace.values import Value
 
 tensorflow = pytest.importorskip("tensorflow")
 ROOT = Path(__file__).resolve().parents[3]
@@ -83,6 +85,7 @@ def test_a_model_is_described_as_it_is_deployed(host: ModelHost, two: Path) -> N
         "device": "/cpu:0",
         "version": 1,
         "max_batch": 8,
+        "safe_mode": True,
         "default_signature": "serving_default",
         "batching": {"serving_default": True, "sums": True},
     }
@@ -391,3 +394,51 @@ except Exception as error:
 def test_a_wrong_path_is_told_without_waiting_for_tensorflow() -> None:
     ran = run_script(WRONG_PATH)
     assert (ran.stdout, ran.stderr) == ("ModelLoadError False\n", "")
+
+
+def test_weights_that_make_rows_depend_on_each_other_are_noticed(host: ModelHost, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    class Entangled(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.k = tf.Variable(0.0)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 1], tf.float32, "x")])  # type: ignore[misc]
+        def __call__(self, x: Any) -> Any:
+            return {"y": x - self.k * tf.reduce_mean(x, axis=0, keepdims=True)}
+
+    module = Entangled()
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.__call__)
+    module.k.assign(1.0)
+    tf.saved_model.save(module, str(tmp_path / "other"), signatures=module.__call__)
+    deploy(host, tmp_path / "model")
+
+    def ask() -> list[Any]:
+        arguments = [{"fetches": None, "feed_dict": {"x": [[value]]}, "encoding": "json"} for value in (1.0, 5.0)]
+        return [outcome.json for outcome in host.predict(arguments) if isinstance(outcome, Value)]
+
+    assert ask() == ask() == [[[[1.0]]], [[[5.0]]]]
+    host.update([{"name": "half", "path": str(tmp_path / "other" / "variables" / "variables"), "version": 1}])
+    assert ask() == [[[[0.0]]], [[[0.0]]]]
+
+
+def test_an_interrupt_while_the_old_model_goes_comes_too_late(
+    host: ModelHost, two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(host, two)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bgpy.tasks.tensorflow.host.gc.collect", interrupted)
+    assert deploy(host, two)["version"] == 2
+    monkeypatch.undo()
+    assert isinstance(host.predict([{"fetches": None, "feed_dict": {"x": [[1.0, 2.0, 3.0]]}, "encoding": "json"}])[0], Value)
+
+
+def test_outputs_too_large_for_json_are_an_error_that_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bgpy.tasks.tensorflow.bodies.MAX_VALUES", 3)
+    check_json_size([np.zeros(3)])
+    with pytest.raises(ModelInputError, match=r"have 4 values, and as JSON no more than 3 .* or for binary data"):
+        check_json_size([np.zeros(3), np.zeros(1)])
