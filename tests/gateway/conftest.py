@@ -41,6 +41,7 @@ class Models(NamedTuple):
     triple: Path
     weights: Path
     strings: Path
+    classifier: Path
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,9 @@ def _models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
     with background_server("bgpy.tasks.tensorflow", token=TOKEN) as server:
         with Client(server.host, server.port, TOKEN) as client:
             client.execute({"command": "create_workspace", "name": "half"}, await_response=True)
-        yield Models(server, double, triple, weights, making.strings(folder / "strings"))
+        yield Models(
+            server, double, triple, weights, making.strings(folder / "strings"), making.classifier(folder / "classifier")
+        )
 
 
 @pytest.fixture

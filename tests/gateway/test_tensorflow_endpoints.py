@@ -93,6 +93,20 @@ def test_serving_takes_bytes(model_http: httpx.Client, models: Any) -> None:
     assert answer.json() == {"outputs": {"upper": ["ABC", "X"], "length": [3, 1]}}
 
 
+def test_serving_classifies_and_regresses(model_http: httpx.Client, models: Any) -> None:
+    ask(model_http, "deploy", path=str(models.classifier), timeout=30)
+    examples = {"context": {"x": [1.0, 2.0]}, "examples": [{}, {"x": [3.0, 3.0]}]}
+    answer = model_http.post("/v1/models/half:classify", json=examples)
+    assert answer.status_code == 200, answer.text
+    (no, yes), even = answer.json()["results"]
+    assert (no[0], yes[0], [label for label, _ in even], no[1] < yes[1]) == ("no", "yes", ["no", "yes"], True)
+    answer = model_http.post("/v1/models/half:regress", json={"signature_name": "regression", **examples})
+    assert answer.json() == {"results": [3.0, 6.0]}
+    wrong = model_http.post("/v1/models/half:regress", json=examples)
+    assert wrong.status_code == 400
+    assert "error" in wrong.json()
+
+
 def test_serving_tells_versions_and_signatures(model_http: httpx.Client) -> None:
     version = str(ask(model_http, "describe")["version"])
     newest = model_http.get("/v1/models/half").json()["model_version_status"][0]

@@ -190,6 +190,21 @@ def ragged(folder: Path) -> Path:
 
 
 @_quiet
+def slow(folder: Path) -> Path:
+    """Make a SavedModel that counts to its input n int64 [?, 1] before it gives y, the same; it prints when it begins."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 1], tf.int64, "n")])  # type: ignore[untyped-decorator]
+    def count(n: Any) -> dict[str, Any]:
+        top = tf.reduce_max(n)
+        with tf.control_dependencies([tf.print("counting")]):
+            reached = tf.while_loop(lambda i: i < top, lambda i: (i + 1,), (tf.constant(0, tf.int64),))[0]
+        return {"y": n + (reached - top)}
+
+    return _save(_holding(count), folder, {"serving_default": count})
+
+
+@_quiet
 def raising(folder: Path) -> Path:
     """Make a SavedModel that raises InvalidArgumentError where a row of x float32 [?, 1] is negative; else y is its root."""
     import tensorflow as tf

@@ -37,6 +37,8 @@ class Paths(NamedTuple):
     triple: Path
     dense: Path
     raising: Path
+    ragged: Path
+    slow: Path
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,8 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     folder = tmp_path_factory.mktemp("models")
     double = making.two_signatures(folder / "double", 2.0)
     triple = making.two_signatures(folder / "triple", 3.0)
-    return Paths(double, triple, making.dense(folder / "dense"), making.raising(folder / "raising"))
+    rest = (making.dense, making.raising, making.ragged, making.slow)
+    return Paths(double, triple, *(make(folder / make.__name__) for make in rest))
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +180,34 @@ def test_server_itself_has_not_loaded_tensorflow(server: Server, workspace: Work
     servers = Path(f"/proc/{server.pid}/maps").read_text()
     assert "tensorflow" not in servers
     assert "numpy" not in servers
+
+
+def test_predictions_of_many_shapes_at_once_each_get_their_own(workspace: Workspace, paths: Paths) -> None:
+    model = workspace.deploy(paths.ragged)
+    arrays = [np.random.default_rng(n).random((1 + n % 3, 1 + n % 4), np.float32) for n in range(240)]
+    with ThreadPoolExecutor(12) as pool:
+        for array, (mean,) in zip(arrays, pool.map(lambda array: model.predict({"x": array}), arrays), strict=True):
+            np.testing.assert_allclose(mean, array.mean(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("end", ["kill", "time limit"])
+def test_a_prediction_that_does_not_end_is_ended(workspace: Workspace, paths: Paths, end: str) -> None:
+    """These end the worker that the others share: each that follows deploys its own model."""
+    model = workspace.deploy(paths.slow)
+    assert model.predict({"n": [[3]]})[0].tolist() == [[3]]
+    feeds = {"name": "w", "feed_dict": {"n": [[2**60]]}, "timeout": 0, "time_limit": 0.2 if end == "time limit" else None}
+    answer = workspace._server._client.execute({"command": "predict", **feeds}, await_response=True)["result"]
+    job = workspace.job(answer["job"])
+    if end == "kill":
+        for event in workspace.watch(since=0):
+            if (event.kind, event.job) == ("output", job.number):
+                break
+        assert job.kill()
+    assert job.wait(LONG)
+    assert job.state == ("killed" if end == "kill" else "timed_out")
+    with pytest.raises(JobFailedError, match=r"No model is deployed"):
+        model.predict({"n": [[3]]})
+    assert workspace.deploy(paths.double).predict({"x": [[1, 2, 3]]})[0].tolist() == [[2, 4, 6]]
 
 
 def test_model_goes_with_its_worker_and_versions_count_on(workspace: Workspace, paths: Paths) -> None:
