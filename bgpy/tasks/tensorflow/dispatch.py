@@ -26,7 +26,7 @@ from bgpy.tasks.workspace.workspace import Workspace
 from bgpy.tasks.workspace.workspaces import Workspaces
 
 #: What runs models, in the worker.
-HOST = "bgpy.tasks.tensorflow.host:ModelHost"
+HOST = "bgpy.tasks.tensorflow.worker:make_host"
 
 _OWN = [command.name for command in commands.OWN]
 _CHECKS = {command.name: checker(command) for command in (*commands.OWN, *commands.HIDDEN)}

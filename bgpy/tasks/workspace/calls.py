@@ -19,7 +19,7 @@ class Call(NamedTuple):
     Attributes
     ----------
     host
-        ``package.module:Class``, imported in the interpreter, at the first call.
+        ``package.module:Class``, or a function that makes the object; imported in the interpreter, at the first call.
     method
         Takes a list of arguments, one for each job of the batch, and returns as many of `Value`, None, or exceptions: what
         became of each. What it raises itself becomes of all of them. The record has its name as the kind of the job.
