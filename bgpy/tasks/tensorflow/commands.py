@@ -6,20 +6,9 @@ from __future__ import annotations
 
 from bgpy.tasks.schema import REQUIRED, Command, Field
 from bgpy.tasks.workspace import commands as workspace
+from bgpy.tasks.workspace.commands import INTERVAL, NAME, TIMEOUT
 
-_NAME = Field("name", ("string",), REQUIRED, "The workspace's name.", guide="Workspace name(Necessary field)")
 _PATH = Field("path", ("string",), REQUIRED, "A path on the server.", guide="Model path(Necessary field)")
-_TIMEOUT = Field(
-    "timeout", ("number",), 1, "Seconds to wait for the job's end.", minimum=0, guide="Wait time for job result(Default:1)"
-)
-_INTERVAL = Field(
-    "time_interval",
-    ("number",),
-    1,
-    "Accepted for old clients: nothing polls.",
-    minimum=0,
-    guide="Time interval for checking job(Default:1)",
-)
 _TIME_LIMIT = Field(
     "time_limit", ("number", "null"), None, "Seconds that the job may run; then it is interrupted, then killed.", minimum=0
 )
@@ -38,14 +27,14 @@ DEPLOY = Command(
     "deploy",
     "Load a model: a SavedModel folder, a .keras or .h5 file, a TF 1 checkpoint with its meta graph.",
     (
-        _NAME,
+        NAME,
         _PATH,
         Field("device", ("string",), "/cpu:0", "Where it runs.", guide="Device name(Default:'/cpu:0')"),
         Field("warmup", ("boolean",), False, "Whether to run each signature once on zeros."),
         Field("max_batch", ("integer",), 64, "Rows of waiting predictions that are run as one; 1: each alone.", minimum=1),
         Field("safe_mode", ("boolean",), True, "Whether a .keras file that would run code of its own is refused."),
-        _TIMEOUT,
-        _INTERVAL,
+        TIMEOUT,
+        INTERVAL,
         _TIME_LIMIT,
     ),
     _MODEL,
@@ -55,7 +44,7 @@ DEPLOY = Command(
 UPDATE = Command(
     "update",
     "Give the deployed model new weights: a checkpoint, a .weights.h5 file, a SavedModel of the same signature.",
-    (_NAME, _PATH, _TIMEOUT, _INTERVAL, _TIME_LIMIT),
+    (NAME, _PATH, TIMEOUT, INTERVAL, _TIME_LIMIT),
     _MODEL,
     guide="Push job for update of deployed model",
     guide_result=_RESULT,
@@ -63,7 +52,7 @@ UPDATE = Command(
 UNDEPLOY = Command(
     "undeploy",
     "Let the model go.",
-    (_NAME, _TIMEOUT, _INTERVAL, _TIME_LIMIT),
+    (NAME, TIMEOUT, INTERVAL, _TIME_LIMIT),
     "job, finish, result, time; and state, error.",
     guide="Push job for undeployment of deployed model",
     guide_result=_RESULT,
@@ -72,7 +61,7 @@ PREDICT = Command(
     "predict",
     "Run the deployed model.",
     (
-        _NAME,
+        NAME,
         Field(
             "fetches",
             ("string", "array", "null"),
@@ -88,8 +77,8 @@ PREDICT = Command(
             "Values by the name of the input, or in a TF 1 graph by collection key or tensor.",
             guide="Dictionary by collection key or tensor name & feeding data(Default:None)",
         ),
-        _TIMEOUT,
-        _INTERVAL,
+        TIMEOUT,
+        INTERVAL,
         _TIME_LIMIT,
         _ENCODING,
     ),
@@ -100,7 +89,7 @@ PREDICT = Command(
 DESCRIBE = Command(
     "describe",
     "Tell what is deployed; never waits for a job.",
-    (_NAME,),
+    (NAME,),
     "null where nothing is; else name, path, format, platform, device, version, versions, load_time, predictions,"
     " failed_predictions, last_prediction, max_batch, default_signature and signatures: by name inputs and outputs, each by name"
     " dtype and shape.",
@@ -109,7 +98,7 @@ INFER = Command(
     "infer",
     "Run the deployed model on a request of a model server's protocol, for the gateway.",
     (
-        _NAME,
+        NAME,
         Field("protocol", ("string",), REQUIRED, "Whose request: TensorFlow Serving's, Open Inference's.", ("v1", "v2")),
         Field("verb", ("string",), REQUIRED, "What is asked for.", ("predict", "classify", "regress", "infer")),
         Field("body", (), REQUIRED, "A Packed that has the bytes of the request's body as its one buffer."),

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from bgpy.encoding import to_json
-from bgpy.errors import MissingExtraError, ModelNotFoundError
+from bgpy.errors import ModelNotFoundError
 from bgpy.tasks.tensorflow.batching import Batcher, Query
 from bgpy.tasks.tensorflow.bodies import check_json_size
 from bgpy.tasks.tensorflow.loading import Model, load_model, update_model
 from bgpy.tasks.tensorflow.loading.paths import look
-from bgpy.tasks.tensorflow.loading.runtime import import_tensorflow, is_installed
+from bgpy.tasks.tensorflow.loading.runtime import import_tensorflow
 from bgpy.tasks.tensorflow.loading.weights import first_line
 from bgpy.tasks.tensorflow.signatures import Signature, check_feeds, describe_signature, numpy_dtype
 from bgpy.tasks.workspace.values import Packed, Value
@@ -75,8 +75,6 @@ class ModelHost:
         return outcomes
 
     def _deploy(self, argument: Mapping[str, Any]) -> dict[str, Any]:
-        if not is_installed():
-            raise MissingExtraError("Deploying a model", "tensorflow")
         path = look(argument["path"]).path  # a wrong path is told before the seconds that TensorFlow takes to start
         tensorflow = import_tensorflow()
         start = time.perf_counter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from bgpy.tasks.workspace.values import Packed, Value
+from bgpy.tasks.workspace.values import Packed
 
 
 class Call(NamedTuple):
@@ -37,6 +37,3 @@ class Call(NamedTuple):
     argument: dict[str, Any] | Packed
     batch: int = 1
     kept: bool = True
-
-
-__all__ = ["Call", "Packed", "Value"]

@@ -8,11 +8,11 @@ from bgpy.tasks.schema import REQUIRED, Command, Field
 
 _BACKENDS = (0, 1, "process", "thread")
 
-_NAME = Field("name", ("string",), REQUIRED, "The workspace's name.", guide="Workspace name(Necessary field)")
-_TIMEOUT = Field(
+NAME = Field("name", ("string",), REQUIRED, "The workspace's name.", guide="Workspace name(Necessary field)")
+TIMEOUT = Field(
     "timeout", ("number",), 1, "Seconds to wait for the job's end.", minimum=0, guide="Wait time for job result(Default:1)"
 )
-_INTERVAL = Field(
+INTERVAL = Field(
     "time_interval",
     ("number",),
     1,
@@ -57,7 +57,7 @@ CREATE_WORKSPACE = Command(
             _BACKENDS,
             guide="0 is multiprocess, 1 is thread(Default:0)",
         ),
-        _INTERVAL,
+        INTERVAL,
         Field("on_crash", ("string",), "abort", "What becomes of queued jobs when the worker dies.", ("abort", "continue")),
         Field("memory_limit", ("integer", "null"), None, "Bytes of address space that the worker may take (POSIX).", minimum=1),
         Field("max_jobs", ("integer", "null"), None, "How many jobs are remembered; by default the last 10,000.", minimum=1),
@@ -87,7 +87,7 @@ GET_WORKSPACE = Command(
     guide_result="Created workspace name",
 )
 GET_STATUS = Command(
-    "get_status", "Tell how a workspace is.", (_NAME,),
+    "get_status", "Tell how a workspace is.", (NAME,),
     "STATUS, CUR_JOB_NUM, FIN_JOB_NUM, JOB_COUNT; and type, restarts, pid, held, abilities, first_job, next_job, last_event.",
     guide="Get workspace status", guide_result="Workspace status",
 )  # fmt: skip
@@ -95,7 +95,7 @@ PUSH_JOB = Command(
     "push_job",
     "Queue a script or a file; wait a while for its end.",
     (
-        _NAME,
+        NAME,
         Field("job", ("string",), REQUIRED, "A path on the server, or a script.", guide="File path or script(Necessary field)"),
         Field(
             "type",
@@ -112,8 +112,8 @@ PUSH_JOB = Command(
             "Whether to empty the namespace first.",
             guide="Clear memory before running job(Defalut:False)",
         ),
-        _TIMEOUT,
-        _INTERVAL,
+        TIMEOUT,
+        INTERVAL,
         Field(
             "time_limit",
             ("number", "null"),
@@ -138,7 +138,7 @@ PUSH_JOB = Command(
 CLEAR = Command(
     "clear",
     "Queue a job that empties the namespace.",
-    (_NAME, _TIMEOUT, _INTERVAL),
+    (NAME, TIMEOUT, INTERVAL),
     "job, finish, result, time; and state, error.",
     guide="Push job for clear memory",
     guide_result={
@@ -151,7 +151,7 @@ CLEAR = Command(
 GET_JOB = Command(
     "get_job",
     "Count the jobs that are still queued.",
-    (_NAME,),
+    (NAME,),
     "A number.",
     guide="Get residual job count",
     guide_result="Residual job count",
@@ -159,7 +159,7 @@ GET_JOB = Command(
 GET_FINISH = Command(
     "get_finish",
     "Tell whether a job has ended.",
-    (_NAME, _LAST_JOB._replace(guide="Job number(Default:Last job number)")),
+    (NAME, _LAST_JOB._replace(guide="Job number(Default:Last job number)")),
     "true or false.",
     guide="Check whether job is executing",
     guide_result="Complete status for job",
@@ -168,7 +168,7 @@ GET_VARIABLE = Command(
     "get_variable",
     "Read variables: one by name, a list of names, or all. An unknown name is null.",
     (
-        _NAME,
+        NAME,
         Field(
             "variable", ("string", "array", "null"), None, "One name, or a list of names; by default all.",
             items="string", guide="Variable name(Default:All variable)",
@@ -184,7 +184,7 @@ SET_VARIABLE = Command(
     "set_variable",
     "Set a variable, at once, also while a job runs.",
     (
-        _NAME,
+        NAME,
         Field("variable", ("string",), REQUIRED, "Its name."),
         Field("value", (), REQUIRED, "Its value: JSON, or a Python object from a Python client."),
     ),
@@ -194,7 +194,7 @@ GET_RESULT = Command(
     "get_result",
     "Tell whether a job ran through: true, false where it did not, null while it has not ended.",
     (
-        _NAME,
+        NAME,
         Field(
             "job",
             ("integer", "null"),
@@ -211,34 +211,34 @@ GET_RESULT = Command(
 INTERRUPT = Command(
     "interrupt",
     "Raise KeyboardInterrupt in a running job.",
-    (_NAME, _LAST_JOB._replace(help="The job's number; by default the one that runs.")),
+    (NAME, _LAST_JOB._replace(help="The job's number; by default the one that runs.")),
     "Whether the job ran and was interrupted.",
 )
-CANCEL = Command("cancel", "Take a queued or held job out of the queue.", (_NAME, _JOB), "Whether the job was still waiting.")
+CANCEL = Command("cancel", "Take a queued or held job out of the queue.", (NAME, _JOB), "Whether the job was still waiting.")
 KILL = Command(
     "kill",
     "End the running job's process, and all that it started, at once.",
-    (_NAME, _LAST_JOB._replace(help="The job's number; by default the one that runs.")),
+    (NAME, _LAST_JOB._replace(help="The job's number; by default the one that runs.")),
     "Whether the job ran and was killed.",
 )
-GET_OUTPUT = Command("get_output", "Read what a job has written so far.", (_NAME, _LAST_JOB), "stdout, stderr, truncated.")
+GET_OUTPUT = Command("get_output", "Read what a job has written so far.", (NAME, _LAST_JOB), "stdout, stderr, truncated.")
 GET_RECORD = Command(
     "get_record",
     "Tell all that is known of a job.",
-    (_NAME, _LAST_JOB, _TIMEOUT._replace(default=0, guide=""), _ENCODING),
+    (NAME, _LAST_JOB, TIMEOUT._replace(default=0, guide=""), _ENCODING),
     "number, state, result, value, error, output, times, job.",
 )
 RESUME = Command(
     "resume",
     "Let jobs run that were held at a restart.",
-    (_NAME, Field("job", ("integer", "null"), None, "One job's number; by default all that are held.", minimum=0)),
+    (NAME, Field("job", ("integer", "null"), None, "One job's number; by default all that are held.", minimum=0)),
     "How many jobs were resumed.",
 )
 WATCH = Command(
     "watch",
     "Stream what happens in a workspace as numbered events.",
     (
-        _NAME,
+        NAME,
         Field(
             "since", ("integer", "null"), None,
             "The last number that was seen: what came after it is replayed; by default only what is new.", minimum=0,

@@ -45,11 +45,6 @@ def import_tensorflow() -> Any:
     return tensorflow
 
 
-def is_installed() -> bool:
-    """Tell whether TensorFlow can be imported, without doing so."""
-    return importlib.util.find_spec("tensorflow") is not None
-
-
 def _prepare_devices(tensorflow: Any) -> None:
     """Let several processes share a GPU, and let what it cannot do be done elsewhere."""
     tensorflow.config.set_soft_device_placement(True)
