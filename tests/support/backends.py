@@ -22,8 +22,8 @@ class Recorder:
     def output(self, number: int | None, stream: str, data: bytes) -> None:
         self._tell("output", number, stream, data)
 
-    def progress(self, number: int, name: str, done: float, total: float | None) -> None:
-        self._tell("progress", number, name, done, total)
+    def news(self, number: int, event: str, details: dict[str, Any]) -> None:
+        self._tell(event, number, *details.values())
 
     def ended(self, number: int, outcome: Outcome) -> None:
         self._tell("ended", number, outcome)

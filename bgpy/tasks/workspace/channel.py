@@ -42,9 +42,12 @@ class Kind(enum.IntEnum):
     WRITE = 4
     #: Calls that are run as one: their host and method, number and argument of each.
     CALL = 5
+    #: A question to a host of calls: its method, and a plain argument.
+    ASK = 6
     #: The worker can run jobs: its process, the secret of its marks.
     READY = 16
-    PROGRESS = 17
+    #: What a job tells, see `bgpy.tasks.workspace.progress`.
+    NEWS = 17
     #: The end of a job: how (nothing for one that ran through without a value; of calls a list), and by flags the streams that
     #: got a mark.
     ENDED = 18

@@ -251,6 +251,17 @@ WATCH = Command(
 GET_METRICS = Command(
     "get_metrics", "Count workspaces, and their jobs by state.", (), "workspaces, a number; jobs, a number for each state."
 )
+GET_OVERVIEW = Command(
+    "get_overview",
+    "Tell how the server and all workspaces are, and how long the jobs took that ended lately.",
+    (
+        Field(
+            "since", ("number", "null"), None,
+            "Seconds since 1970: of jobs only those that ended later; by default the last ones.",
+        ),
+    ),
+    "time, server, workspaces, a list of statuses, and ended: workspace, job, state, ended, waited, ran of each.",
+)  # fmt: skip
 
 COMMANDS: tuple[Command, ...] = (
     CREATE,
@@ -274,4 +285,5 @@ COMMANDS: tuple[Command, ...] = (
     RESUME,
     WATCH,
     GET_METRICS,
+    GET_OVERVIEW,
 )  # fmt: skip

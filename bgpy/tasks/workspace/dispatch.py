@@ -172,7 +172,7 @@ def _get_finish(workspaces: Workspaces, client_socket: ClientSocket, fields: Fie
 
 def _get_result(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> Any:
     workspace, number = workspaces[fields["name"]], _number(fields)
-    return workspace.results() if number is None else workspace.state(number).result
+    return workspace.look(lambda jobs: jobs.results()) if number is None else workspace.state(number).result
 
 
 def _get_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> Any:
@@ -238,6 +238,10 @@ def _resume(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields)
 
 def _get_metrics(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
     return workspaces.metrics()
+
+
+def _get_overview(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+    return workspaces.overview(fields["since"])
 
 
 def _watch(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> None:
@@ -327,4 +331,5 @@ _HANDLERS: Mapping[str, Callable[[Workspaces, ClientSocket, Fields], Any]] = {
     "kill": _kill,
     "resume": _resume,
     "get_metrics": _get_metrics,
+    "get_overview": _get_overview,
 }

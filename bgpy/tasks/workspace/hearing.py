@@ -5,7 +5,7 @@ How a workspace hears of its worker, and of the time.
 from __future__ import annotations
 
 import codecs
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from bgpy.tasks.workspace.backends import Outcome
 
@@ -16,8 +16,8 @@ class Hearer(Protocol):
     def heard_output(self, number: int | None, stream: Literal["stdout", "stderr"], data: bytes, text: str) -> None:
         """Take what was written, and the text that it makes with what came before."""
 
-    def heard_progress(self, number: int, name: str, done: float, total: float | None) -> None:
-        """Take how far a job has come."""
+    def heard_news(self, number: int, event: str, details: dict[str, Any]) -> None:
+        """Take what a job tells of itself."""
 
     def heard_end(self, ear: Ear, number: int, outcome: Outcome) -> None:
         """Take the end of a job."""
@@ -47,9 +47,9 @@ class Ear:
             decoder = self._decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
         self._workspace.heard_output(number, stream, data, decoder.decode(data))
 
-    def progress(self, number: int, name: str, done: float, total: float | None) -> None:
+    def news(self, number: int, event: str, details: dict[str, Any]) -> None:
         """See `Listener`."""
-        self._workspace.heard_progress(number, name, done, total)
+        self._workspace.heard_news(number, event, details)
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """See `Listener`."""

@@ -50,7 +50,7 @@ class Interpreter:
     """
     Run jobs one after another in one namespace.
 
-    `run` is for one thread; `read` and `write` for any, also meanwhile.
+    `run` is for one thread; `read`, `write` and `ask` for any, also meanwhile.
 
     Parameters
     ----------
@@ -113,10 +113,7 @@ class Interpreter:
 
     def _call(self, order: Order) -> Outcome:
         """Run calls as one; what their method raises is the end of all of them, what it returns that of each."""
-        host = self._hosts.get(order.host)
-        if host is None:
-            module, _, name = order.host.partition(":")
-            host = self._hosts[order.host] = getattr(importlib.import_module(module), name)()
+        host = self._host(order.host)
         outcomes: list[Outcome | None] = []
         arguments = []
         for _, argument in order.calls:
@@ -128,6 +125,17 @@ class Interpreter:
         results = iter(getattr(host, order.kind)(arguments) if arguments else ())
         first, *rest = [outcome or self._outcome_of(next(results), order) for outcome in outcomes]
         return first._replace(rest=rest)
+
+    def _host(self, path: str) -> Any:
+        host = self._hosts.get(path)
+        if host is None:
+            module, _, name = path.partition(":")
+            host = self._hosts.setdefault(path, getattr(importlib.import_module(module), name)())
+        return host
+
+    def ask(self, host: str, method: str, argument: Any) -> Any:
+        """Return what a method of a host of calls says, beside the jobs; plain data both ways. Raises what it raises."""
+        return getattr(self._host(host), method)(argument)
 
     def _outcome_of(self, result: Value | BaseException | None, order: Order) -> Outcome:
         if isinstance(result, BaseException):

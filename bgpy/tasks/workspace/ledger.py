@@ -7,12 +7,16 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 from bgpy.errors import RefusedError, StoreError
 from bgpy.tasks.workspace.jobs import Identity, JobEvent, JobRecord, JobState, Tail, next_state
 from bgpy.tasks.workspace.records import Change, NumbersReserved
 from bgpy.tasks.workspace.values import Value
 
+#: How many of the last jobs are looked at for those that ended lately.
+MAX_LOOK = 1000
 #: How many jobs are remembered that are kept in memory only, like predictions, and how many bytes of the value of each.
 MAX_UNKEPT = 1000
 MAX_UNKEPT_VALUE = 64 << 10
@@ -60,6 +64,17 @@ class Ledger:
     def results(self) -> list[bool | None]:
         """Return the results of all jobs that are remembered, in the order of their numbers."""
         return [self.state(number).result for number in self._jobs]
+
+    def ended_since(self, time: float) -> list[dict[str, Any]]:
+        """Return state and times of the jobs that ended later than `time`, among the last `MAX_LOOK`, newest first."""
+        found: list[dict[str, Any]] = []
+        for record in islice(reversed(self._jobs.values()), MAX_LOOK):
+            if record.ended is None or record.ended <= time or record.number in self._unsettled:
+                continue
+            began = record.started or record.ended
+            times = {"ended": record.ended, "waited": began - (record.pushed or began), "ran": record.ended - began}
+            found.append({"job": record.number, "state": record.state.value, **times})
+        return found
 
     def bounds(self) -> dict[str, int]:
         """Return the number of the oldest job that is remembered, that of the next one where there is none; and that one."""

@@ -1,20 +1,42 @@
 """
-Tell how far a job has come, from inside the job.
+Tell, from inside a job, what happens in it: how far it has come, what it has saved.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
-#: Takes name, number of items done, number of all items or None.
-Sink = Callable[[str, float, "float | None"], None]
 
+#: What a job can tell, and the fields of each event.
+NEWS: Mapping[str, tuple[str, ...]] = {"progress": ("name", "done", "total"), "saved": ("name",)}
 #: Seconds between two events of one bar.
 INTERVAL = 0.1
+
+
+class Sink:
+    """
+    Where one interpreter's jobs tell what happens. Any thread of theirs.
+
+    Parameters
+    ----------
+    tell
+        Takes an event of `NEWS` and its fields.
+    """
+
+    def __init__(self, tell: Callable[[str, dict[str, Any]], None]) -> None:
+        self._tell = tell
+
+    def progress(self, name: str, done: float, total: float | None) -> None:
+        """Tell how many items are done, and of how many, where that is known."""
+        self._tell("progress", {"name": _plain(name), "done": float(done), "total": None if total is None else float(total)})
+
+    def saved(self, name: str) -> None:
+        """Tell that there is a value of that name to be read."""
+        self._tell("saved", {"name": _plain(name)})
 
 
 class Sinks:
@@ -68,10 +90,15 @@ def _tell(items: Iterable[T], name: str, total: float | None, sink: Sink) -> Ite
     try:
         for item in items:
             if clock() >= due:
-                sink(name, done, total)
+                sink.progress(name, done, total)
                 told, due = done, clock() + INTERVAL
             yield item
             done += 1
     finally:
         if done != told:
-            sink(name, done, total)
+            sink.progress(name, done, total)
+
+
+def _plain(name: object) -> str:
+    """Return a text that is a `str` itself, and that UTF-8 can carry."""
+    return str.encode(str(name), "utf-8", "backslashreplace").decode("utf-8")

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from bgpy.tasks.workspace.channel import (
 )
 from bgpy.tasks.workspace.interpreter import Interpreter, plain_text, safe_text
 from bgpy.tasks.workspace.output import SECRET_SIZE, SECRET_START, make_mark
-from bgpy.tasks.workspace.progress import SINK
+from bgpy.tasks.workspace.progress import SINK, Sink
 from bgpy.tasks.workspace.shield import Shield
 
 #: The exit code of an interpreter that had no memory left to say how a job ended.
@@ -76,7 +76,7 @@ class Runner:
             # Line by line, as in a terminal; and no text that a job prints may fail for the locale's encoding.
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
         self._interpreter = Interpreter(own_process=True)
-        SINK.of_process = self._send_progress
+        SINK.of_process = Sink(self._send_news)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._let_go)
 
@@ -188,17 +188,17 @@ class Runner:
                 flags |= flag
         return flags
 
-    def _send_progress(self, name: str, done: float, total: float | None) -> None:
+    def _send_news(self, event: str, details: dict[str, Any]) -> None:
         """Send one event of the running job; an interrupt waits until it has been sent whole."""
-        number, fields = self._current, {"name": plain_text(str(name)), "done": float(done), "total": _number(total)}
+        number, fields = self._current, {"event": event, "details": details}
         if number is None or os.getpid() != self._pid:
             return
         if threading.get_ident() != threading.main_thread().ident:
-            self._jobs.send(Kind.PROGRESS, number, fields)  # no signal is handled there
+            self._jobs.send(Kind.NEWS, number, fields)  # no signal is handled there
             return
         self._held = True
         try:
-            self._jobs.send(Kind.PROGRESS, number, fields)
+            self._jobs.send(Kind.NEWS, number, fields)
         finally:
             self._held = False
         if self._postponed:
@@ -237,7 +237,7 @@ class Runner:
 
         def attempt(message: Message) -> dict[str, Any]:
             try:
-                return self._read(message.fields) if message.kind == Kind.READ else self._write(message.fields)
+                return _QUESTIONS[message.kind](self, message.fields)
             except KeyboardInterrupt:
                 raise
             except SerializationError as error:
@@ -260,6 +260,9 @@ class Runner:
         self._interpreter.write(fields["name"], take_value(fields["value"]) if fields["packed"] else fields["value"])
         return {}
 
+    def _ask(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"value": self._interpreter.ask(fields["host"], fields["method"], fields["argument"])}
+
     def _answer(self, channel: Channel, answer: Callable[[Message], dict[str, Any]]) -> None:
         """Answer the questions of one channel until it ends."""
         try:
@@ -281,5 +284,8 @@ def _close(outcome: Outcome) -> dict[str, Any]:
     return {} if error is None else {"state": state, "error": error}
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+_QUESTIONS: Mapping[int, Callable[[Runner, dict[str, Any]], dict[str, Any]]] = {
+    Kind.READ: Runner._read,
+    Kind.WRITE: Runner._write,
+    Kind.ASK: Runner._ask,
+}

@@ -1,5 +1,5 @@
 """
-Reading and setting the variables of a workspace, beside its jobs.
+Reading and setting the variables of a workspace, and asking its worker about them, beside its jobs.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ def read_variables(
 def write_variable(workspace: Served, name: str, value: Any, timeout: float = READ_TIMEOUT) -> None:
     """Set a variable, as `Backend.write`; raises as `read_variables`, and SerializationError."""
     _ask(workspace, lambda backend, left: backend.write(name, value, left), timeout)
+
+
+def ask_worker(workspace: Served, host: str, method: str, argument: Any, timeout: float = READ_TIMEOUT) -> Any:
+    """Return what a host in the worker says to a plain argument, as `Backend.ask`; raises as `read_variables`."""
+    return _ask(workspace, lambda backend, left: backend.ask(host, method, argument, left), timeout)
 
 
 def _ask(workspace: Served, use: Callable[[Backend, float], T], timeout: float) -> T:

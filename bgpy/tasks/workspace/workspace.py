@@ -29,7 +29,7 @@ from bgpy.tasks.workspace.instructions import (
     StartWorker,
 )
 from bgpy.tasks.workspace.jobs import Identity, JobRecord, JobState
-from bgpy.tasks.workspace.ledger import MAX_UNKEPT_VALUE
+from bgpy.tasks.workspace.ledger import MAX_UNKEPT_VALUE, Ledger
 from bgpy.tasks.workspace.means import Gate, Means, Options
 from bgpy.tasks.workspace.outbox import Outbox, Tell, Then, Waiters
 from bgpy.tasks.workspace.queue import JobQueue
@@ -208,10 +208,10 @@ class Workspace:
             return stored
         return record
 
-    def results(self) -> list[bool | None]:
-        """Return the results of all jobs that are remembered, in the order of their numbers."""
+    def look(self, question: Callable[[Ledger], T]) -> T:
+        """Return what a question finds in the records of all jobs; it must be quick, and keep nothing of them."""
         with self._lock:
-            return self._queue.jobs.results()
+            return question(self._queue.jobs)
 
     def status(self) -> dict[str, Any]:
         """Return how the workspace is: the keys of the original, and more."""
@@ -225,11 +225,6 @@ class Workspace:
                 **self._queue.jobs.bounds(),
                 "last_event": self.log.last,
             }
-
-    def counts(self) -> dict[JobState, int]:
-        """Return how many of the remembered jobs are in each state."""
-        with self._lock:
-            return dict(self._queue.jobs.counts)
 
     def cancel(self, number: int) -> bool:
         """Take a waiting job out of the queue; returns whether it was waiting."""
@@ -304,9 +299,9 @@ class Workspace:
             if text:
                 self.log.add("output", number, time.time(), {"stream": stream, "text": text})
 
-    def heard_progress(self, number: int, name: str, done: float, total: float | None) -> None:
-        """Take how far a job has come."""
-        self.log.add("progress", number, time.time(), {"name": name, "done": done, "total": total})
+    def heard_news(self, number: int, event: str, details: dict[str, Any]) -> None:
+        """Take what a job tells of itself."""
+        self.log.add(event, number, time.time(), details)
 
     def heard_end(self, ear: Ear, number: int, outcome: Outcome) -> None:
         """Take the end of a job."""

@@ -5,13 +5,17 @@ All workspaces of one server, by name, and what they share.
 from __future__ import annotations
 
 import importlib
+import os
 import secrets
+import sys
 import threading
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
+from bgpy._version import __version__
 from bgpy.errors import RefusedError, WorkspaceNotFoundError
 from bgpy.serving.deadlines import Deadlines
 from bgpy.system import kill_process, wait_for_end
@@ -23,6 +27,8 @@ from bgpy.tasks.workspace.records import StoredWorkspace, WorkspaceCreated
 from bgpy.tasks.workspace.store import MemoryStore, SqliteStore, Store
 from bgpy.tasks.workspace.workspace import KEPT_OUTPUT, Workspace
 
+#: Jobs that an overview tells of.
+MAX_ENDED = 1000
 #: Characters of a name.
 MAX_NAME = 200
 #: Seconds that a worker of a killed server has to end by itself, as it does when its control pipe ends.
@@ -68,9 +74,12 @@ class Workspaces:
         self._max_jobs = max_jobs
         self._backends = Backends()
         self._means = Means(store, not isinstance(store, MemoryStore), Deadlines(), make_backend or self._backends.make)
+        self._unkept = self._means._replace(store=MemoryStore(), keeps=False)
+        self._began = time.time()
         self._lock = threading.Lock()
         self._workspaces: dict[str, Workspace] = {}
         self._coming: set[str] = set()
+        self._unlisted: set[Workspace] = set()
         #: Whether the service is switched on.
         self.on = True
         self._closed = False
@@ -137,6 +146,31 @@ class Workspaces:
                 self._coming.discard(name)
         return workspace
 
+    def create_unlisted(self, name: str, **options: Any) -> Workspace:
+        """
+        Create a workspace that no client can name and no store keeps: whoever has made it gives it back by `release`.
+
+        It ends with the others. Parameters and errors as of `create`.
+        """
+        workspace = Workspace(name, Options(**{"max_jobs": self._max_jobs, **options}), self._unkept)
+        try:
+            workspace.prepare()
+            with self._lock:
+                if self._closed:
+                    raise RefusedError("The server is ending")
+                self._unlisted.add(workspace)
+            workspace.open()
+        except BaseException:
+            self.release(workspace)
+            raise
+        return workspace
+
+    def release(self, workspace: Workspace) -> None:
+        """End an unlisted workspace with all that it runs, in bounded time. Again is fine."""
+        workspace.close()
+        with self._lock:
+            self._unlisted.discard(workspace)
+
     def destroy(self, name: str | None = None) -> None:
         """End one or all workspaces; raises WorkspaceNotFoundError and StoreError."""
         workspaces = [self[name]] if name is not None else list(self._workspaces.values())
@@ -163,22 +197,39 @@ class Workspaces:
             workspaces = list(self._workspaces.values())
         counts: Counter[JobState] = Counter()
         for workspace in workspaces:
-            counts.update(workspace.counts())
+            counts.update(workspace.look(lambda jobs: dict(jobs.counts)))
         return {"workspaces": len(workspaces), "jobs": {state.value: counts[state] for state in JobState}}
+
+    def overview(self, since: float | None) -> dict[str, Any]:
+        """
+        Return how the server and all workspaces are, and how long jobs took that ended lately.
+
+        Parameters
+        ----------
+        since
+            Seconds since 1970: of jobs only those that ended later. None for the last ones.
+        """
+        with self._lock:
+            workspaces = list(self._workspaces.values())
+        found = ((each.name, each.look(lambda jobs: jobs.ended_since(since or 0.0))) for each in workspaces)
+        ended = [{"workspace": name, **job} for name, jobs in found for job in jobs]
+        ended.sort(key=lambda job: job["ended"])
+        server = {"pid": os.getpid(), "started": self._began, "version": __version__, "python": sys.version.split()[0]}
+        return {
+            "time": time.time(),
+            "server": server,
+            "workspaces": [{"name": workspace.name, **workspace.status()} for workspace in workspaces],
+            "ended": ended[-MAX_ENDED:],
+        }
 
     def shut(self) -> None:
         """Begin to close: nothing starts any more, and whoever waits for a job, or watches, is woken. Does not block."""
-        with self._lock:
-            self._closed = True
-            workspaces = list(self._workspaces.values())
-        for workspace in workspaces:
+        for workspace in self._begin_to_close():
             workspace.shut()
 
     def close(self) -> None:
         """End all workers in bounded time and close the store: what it has waits for the next server. Again is fine."""
-        with self._lock:
-            self._closed = True
-            workspaces = list(self._workspaces.values())
+        workspaces = self._begin_to_close()
         # All at once: each may take a moment to end politely.
         threads = [threading.Thread(target=workspace.close, name="bgpy-workspace-end") for workspace in workspaces]
         for thread in threads:
@@ -188,6 +239,11 @@ class Workspaces:
         self._means.deadlines.close()
         self._backends.close()
         self._store.close()
+
+    def _begin_to_close(self) -> list[Workspace]:
+        with self._lock:
+            self._closed = True
+            return [*self._workspaces.values(), *self._unlisted]
 
     def _make(self, name: str, options: Options) -> Workspace:
         workspace = Workspace(name, options, self._means)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.backends import PATIENCE, Recorder, Session
 
-from bgpy.errors import SerializationError
+from bgpy.errors import RefusedError, SerializationError
 from bgpy.tasks.workspace.backends import Abilities, Backend, Order, Outcome
 from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
 from bgpy.tasks.workspace.backends.thread import ThreadBackend
@@ -227,9 +227,31 @@ def test_a_thread_that_a_job_started_tells_progress_where_the_process_is_the_job
     assert told[-1:] == ([("progress", 0, "beside", 3, 3)] if session.backend.abilities.own_main else [])
 
 
+def test_what_a_job_has_saved_is_told(session: Session) -> None:
+    session.run("from bgpy.tasks.workspace.progress import SINK\nSINK.get().saved('a name')")
+    assert [each for each in session.recorder.told if each[0] == "saved"] == [("saved", 0, "a name")]
+
+
+def test_a_host_answers_questions_while_a_job_runs(session: Session) -> None:
+    number = session.begin("print('in', flush=True)\nwhile True: pass")
+    session.recorder.wait_for_text(number, "in")
+    assert session.backend.ask("collections:deque", "append", "first", PATIENCE) is None
+    assert session.backend.ask("collections:deque", "count", "first", PATIENCE) == 1
+    assert session.backend.interrupt(number)
+    assert session.recorder.outcome(number).state == "interrupted"
+
+
+def test_what_a_host_raises_is_the_refusal_of_the_question(session: Session) -> None:
+    with pytest.raises(RefusedError, match=r"^AttributeError: .*rotate_too_far"):
+        session.backend.ask("collections:deque", "rotate_too_far", None, PATIENCE)
+    with pytest.raises(RefusedError, match=r"ModuleNotFoundError: .*no_such_module"):
+        session.backend.ask("no_such_module:Host", "method", None, PATIENCE)
+
+
 def test_interrupts_do_not_tear_progress_apart(session: Session) -> None:
     script = (
-        "from bgpy.tasks.workspace.progress import SINK\nprint('in', flush=True)\nwhile True: SINK.get()('x' * 300_000, 1, None)"
+        "from bgpy.tasks.workspace.progress import SINK\nprint('in', flush=True)\n"
+        "while True: SINK.get().progress('x' * 300_000, 1, None)"
     )
     for _ in range(20):
         number = session.begin(script)

@@ -188,6 +188,14 @@ def test_metrics_count(desk: Desk) -> None:
     assert (metrics["workspaces"], metrics["jobs"]["done"]) == (1, 1)
 
 
+def test_an_overview_has_the_status_of_each_workspace(desk: Desk) -> None:
+    desk.run("done")
+    overview = desk.ask("get_overview", since=0)
+    assert overview["workspaces"] == [{"name": "w", **desk.ask("get_status", name="w")}]
+    assert [job["state"] for job in overview["ended"]] == ["done"]
+    assert desk.ask("get_overview", since=overview["time"])["ended"] == []
+
+
 @pytest.mark.parametrize("message", [{}, {"command": None}, {"command": 5}, {"command": ["a"]}, {"command": "nonsense"}])
 def test_an_unknown_command_is_refused(desk: Desk, message: dict[str, Any]) -> None:
     reason, field = desk.refused(message)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bgpy.tasks.workspace import progress as progress_of_package
-from bgpy.tasks.workspace.progress import INTERVAL, SINK, progress
+from bgpy.tasks.workspace.progress import INTERVAL, SINK, Sink, progress
 
 MODULE = sys.modules["bgpy.tasks.workspace.progress"]
 
@@ -17,7 +17,7 @@ MODULE = sys.modules["bgpy.tasks.workspace.progress"]
 def sent() -> Iterator[list[tuple[Any, ...]]]:
     """Run as in a job; return what it sends."""
     events: list[tuple[Any, ...]] = []
-    SINK.set(lambda *event: events.append(event))
+    SINK.set(Sink(lambda event, details: events.append(tuple(details.values()))))
     yield events
     SINK.set(None)
 

@@ -300,8 +300,8 @@ def test_a_job_that_breaks_the_channel_ends_its_own_worker_only(session: Session
 def test_a_pickle_that_names_code_ends_its_own_worker_only(session: Session) -> None:
     script = (
         "from bgpy.tasks.workspace.progress import SINK\nimport os\nclass Bad:\n    def __reduce__(self): return os._exit, (9,)\n"
-        "sink = SINK.get().__self__\n"
-        f"sink._jobs.send({int(Kind.PROGRESS)}, sink._current, {{'name': Bad()}})\nwhile True: pass"
+        "sink = SINK.get()._tell.__self__\n"
+        f"sink._jobs.send({int(Kind.NEWS)}, sink._current, {{'name': Bad()}})\nwhile True: pass"
     )
     session.begin(script)
     reason, _ = session.recorder.death()

@@ -106,7 +106,7 @@ def test_jobs_run_in_their_order_and_their_records_say_how_they_ended(house: Hou
     assert first.ended is not None
     assert first.pushed <= first.started <= first.ended
     assert [order.text for order in house.backend.orders] == ["value 7", "fail no", "print hello"]
-    assert workspace.results() == [True, False, True]
+    assert workspace.look(lambda jobs: jobs.results()) == [True, False, True]
 
 
 def test_fifty_threads_push_at_once_and_no_job_is_lost(house: House) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,55 @@ def test_metrics_count_workspaces_and_jobs(workspaces: Workspaces) -> None:
     assert metrics["workspaces"] == 2
     assert {state: count for state, count in metrics["jobs"].items() if count} == {"done": 2, "failed": 2}
     assert set(metrics["jobs"]) == {state.value for state in JobState}
+
+
+def test_an_overview_tells_how_all_are_and_which_jobs_ended_lately(workspaces: Workspaces) -> None:
+    begun = time.time()
+    for name in ("a", "b"):
+        workspace = workspaces.create(name)
+        workspace.wait(workspace.push("script", "done"), 10)
+    workspaces["b"].wait(workspaces["b"].push("script", "fail"), 10)
+    overview = workspaces.overview(None)
+    assert begun <= overview["server"]["started"] + 60
+    assert overview["server"]["pid"] == os.getpid()
+    assert [each["name"] for each in overview["workspaces"]] == ["a", "b"]
+    assert [(job["workspace"], job["job"], job["state"]) for job in overview["ended"]] == [
+        ("a", 0, "done"), ("b", 0, "done"), ("b", 1, "failed"),
+    ]  # fmt: skip
+    assert all(job["waited"] >= 0 and job["ran"] >= 0 and begun <= job["ended"] <= overview["time"] for job in overview["ended"])
+    later = workspaces.overview(overview["ended"][1]["ended"])
+    assert [(job["workspace"], job["job"]) for job in later["ended"]] == [("b", 1)]
+
+
+def test_an_unlisted_workspace_runs_jobs_and_is_nobodys_but_its_makers(tmp_path: Path, backends: Backends) -> None:
+    workspaces = Workspaces(str(tmp_path / "store"), make_backend=backends.make)
+    workspace = workspaces.create_unlisted("hidden")
+    assert workspace.wait(workspace.push("script", "done"), 10) is JobState.DONE
+    assert workspaces.names() == []
+    assert workspaces.metrics()["workspaces"] == 0
+    with pytest.raises(WorkspaceNotFoundError):
+        workspaces["hidden"]
+    workspaces.release(workspace)
+    workspaces.release(workspace)
+    assert backends.last.closed
+    with pytest.raises(RefusedError, match="gone"):
+        workspace.push("script", "done")
+    workspaces.close()
+    again = Workspaces(str(tmp_path / "store"), make_backend=backends.make)
+    assert again.names() == []
+    again.close()
+
+
+def test_an_unlisted_workspace_ends_with_the_others(backends: Backends) -> None:
+    workspaces = Workspaces(make_backend=backends.make)
+    workspace = workspaces.create_unlisted("hidden")
+    workspace.push("script", "deaf")
+    assert backends.last.waiting.wait(10)
+    workspaces.close()
+    assert backends.last.closed
+    with pytest.raises(RefusedError, match="ending"):
+        workspaces.create_unlisted("late")
+    assert backends.last.closed
 
 
 def test_after_the_end_nothing_is_created(backends: Backends) -> None:

@@ -66,8 +66,8 @@ class Listener(Protocol):
     def output(self, number: int | None, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         """Take what was written while job `number` ran (None: between two jobs)."""
 
-    def progress(self, number: int, name: str, done: float, total: float | None) -> None:
-        """Take how far a job says that it has come."""
+    def news(self, number: int, event: str, details: dict[str, Any]) -> None:
+        """Take what a job tells of itself, see `bgpy.tasks.workspace.progress.NEWS`."""
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """Take the end of a job; all output that it had written has come before."""
@@ -119,6 +119,13 @@ class Backend(Protocol):
 
     def write(self, name: str, value: Any, timeout: float) -> None:
         """Set a variable to plain JSON data or to what is in a `Packed`; raises as `read`, and SerializationError."""
+
+    def ask(self, host: str, method: str, argument: Any, timeout: float) -> Any:
+        """
+        Return what a method of a host of calls says to an argument, plain data both; also while a job runs.
+
+        Raises as `read`, and RefusedError with the text of whatever the method raised.
+        """
 
     def close(self) -> None:
         """

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from bgpy.errors import BgpyError, SerializationError
+from bgpy.errors import BgpyError, RefusedError, SerializationError
 from bgpy.system import process_start_time, wait_socket, workers
 from bgpy.tasks.workspace import worker
 from bgpy.tasks.workspace.backends import Abilities, Listener, Order, Outcome
@@ -37,6 +37,7 @@ from bgpy.tasks.workspace.channel import (
     take_value,
 )
 from bgpy.tasks.workspace.output import Cutter
+from bgpy.tasks.workspace.progress import NEWS
 from bgpy.tasks.workspace.runner import NO_MEMORY
 from bgpy.tasks.workspace.values import Packed, Value
 
@@ -50,7 +51,7 @@ KILL_GRACE = 2.0
 INTERRUPT_TIMEOUT = 1.0
 _CHUNK = 65536
 #: As plain numbers: members are slow to look up.
-_RUN, _CALL, _PROGRESS, _ENDED = int(Kind.RUN), int(Kind.CALL), int(Kind.PROGRESS), int(Kind.ENDED)
+_RUN, _CALL, _NEWS, _ENDED = int(Kind.RUN), int(Kind.CALL), int(Kind.NEWS), int(Kind.ENDED)
 _FLAGS = {"file": FILE, "script": SCRIPT, "clear": CLEAR_ONLY}
 _DONE = Outcome("done", None, None)
 _Stream = Literal["stdout", "stderr"]
@@ -249,12 +250,18 @@ class ProcessBackend:
         packed = isinstance(value, Packed)
         self._ask(Kind.WRITE, {"name": name, "packed": packed, "value": close_value(value) if packed else value}, timeout)
 
-    def _ask(self, kind: Kind, fields: dict[str, Any], timeout: float) -> dict[str, Any]:
+    def ask(self, host: str, method: str, argument: Any, timeout: float) -> Any:
+        """See `Backend`."""
+        return self._ask(Kind.ASK, {"host": host, "method": method, "argument": argument}, timeout, RefusedError)["value"]
+
+    def _ask(
+        self, kind: Kind, fields: dict[str, Any], timeout: float, error: type[BgpyError] = SerializationError
+    ) -> dict[str, Any]:
         if self._ends is None:
             raise EOFError("the interpreter has ended")
         answer = self._variables.ask(kind, fields, timeout)
         if "error" in answer:
-            raise SerializationError(answer["error"].rstrip("."))
+            raise error(answer["error"].rstrip("."))
         return answer
 
     def close(self) -> None:
@@ -415,8 +422,9 @@ class ProcessBackend:
         kind, number, flags, fields = message
         if number != self._running:
             return
-        if kind == _PROGRESS:
-            self._listener.progress(number, fields["name"], fields["done"], fields["total"])
+        if kind == _NEWS:
+            event, details = fields["event"], fields["details"]
+            self._listener.news(number, event, {name: details[name] for name in NEWS[event]})
         elif kind == _ENDED:
             waited = []
             for pipe, flag in zip(self._pipes.values(), (MARK_STDOUT, MARK_STDERR), strict=True):

@@ -17,11 +17,11 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal
 
-from bgpy.errors import SerializationError
+from bgpy.errors import RefusedError, SerializationError
 from bgpy.system.waiting import within
 from bgpy.tasks.workspace.backends import Abilities, Listener, Order, Outcome
-from bgpy.tasks.workspace.interpreter import Interpreter
-from bgpy.tasks.workspace.progress import SINK
+from bgpy.tasks.workspace.interpreter import Interpreter, safe_text
+from bgpy.tasks.workspace.progress import SINK, Sink
 from bgpy.tasks.workspace.shield import Shield
 
 #: Seconds for a job to end after the interrupt by `close`; then its thread is left alone.
@@ -133,6 +133,19 @@ class ThreadBackend:
         """See `Backend`."""
         self._bounded(timeout, lambda: self._interpreter.write(name, value))
 
+    def ask(self, host: str, method: str, argument: Any, timeout: float) -> Any:
+        """See `Backend`."""
+
+        def ask() -> Any:
+            try:
+                return self._interpreter.ask(host, method, argument)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a value of the user may raise anything
+                raise RefusedError(f"{type(error).__name__}: {safe_text(error)}".rstrip(".")) from None
+
+        return self._bounded(timeout, ask)
+
     def _bounded(self, timeout: float, work: Callable[[], Any]) -> Any:
         """Let the methods of the user's values run in a thread of their own, until the time is up."""
         self._check_open()
@@ -142,7 +155,7 @@ class ThreadBackend:
         def attempt() -> tuple[Any, BaseException | None]:
             try:
                 return work(), None
-            except SerializationError as error:
+            except (RefusedError, SerializationError) as error:
                 return None, error
 
         def run() -> tuple[Any, BaseException | None]:
@@ -179,7 +192,7 @@ class ThreadBackend:
 
     def _serve(self) -> None:
         _BACKEND.set(self)
-        SINK.set(self._progress)
+        SINK.set(Sink(self._tell_news))
         self._shield.thread = _thread.get_ident()
         while (order := self._orders.get()) is not None:
             with job_streams():
@@ -199,8 +212,8 @@ class ThreadBackend:
             if text and number is not None and not self._closed:
                 self._listener.output(number, stream, str.encode(text, "utf-8", "backslashreplace"))
 
-    def _progress(self, name: str, done: float, total: float | None) -> None:
+    def _tell_news(self, event: str, details: dict[str, Any]) -> None:
         with self._shield:
             number = self._shield.current
             if number is not None and not self._closed:
-                self._listener.progress(number, str(name), float(done), None if total is None else float(total))
+                self._listener.news(number, event, details)
