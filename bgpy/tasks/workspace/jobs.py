@@ -11,7 +11,7 @@ from typing import Final
 
 from bgpy.tasks.workspace.backends import Order
 from bgpy.tasks.workspace.calls import Call
-from bgpy.tasks.workspace.values import Value
+from bgpy.tasks.workspace.values import Packed, Value
 
 #: (client id, lane, number) of the request that pushed a job.
 Identity = tuple[bytes, int, int]
@@ -158,6 +158,12 @@ class JobRecord:
     def kept(self) -> bool:
         """Whether the store has it, where there is one."""
         return self.call is None or self.call.kept
+
+    @property
+    def waiting_size(self) -> int:
+        """About how many bytes it takes while it waits for its turn: its text, and what was packed for its call."""
+        argument = None if self.call is None else self.call.argument
+        return len(self.text) + (argument.size if isinstance(argument, Packed) else 0)
 
     def size(self, enough: int) -> int:
         """Return about how many bytes its value and output have; where they are more than `enough`, no more than that."""

@@ -162,9 +162,7 @@ class Ledger:
         size = len(record.stdout) + len(record.stderr)
         if record.value is not None:
             # The JSON of a value is bounded where it is made; what is large in memory is its pickle.
-            packed = record.value.packed
-            parts = () if packed is None else (packed.pickle, *packed.buffers)
-            size += limit if packed is None else sum(memoryview(part).nbytes for part in parts)
+            size += limit if record.value.packed is None else record.value.packed.size
         if size > limit and number not in self.unsaved:
             self.left.add(number)
             record.stdout = record.stderr = b""

@@ -6,11 +6,10 @@ Whoever drives it calls one method for each thing that happens and then does wha
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from bgpy.errors import OverloadedError, StoreError
+from bgpy.errors import StoreError
 from bgpy.tasks.workspace.backends import Outcome
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.instructions import (
@@ -27,6 +26,7 @@ from bgpy.tasks.workspace.instructions import (
 )
 from bgpy.tasks.workspace.jobs import Identity, JobEvent, JobRecord, JobState, make_order
 from bgpy.tasks.workspace.ledger import Ledger
+from bgpy.tasks.workspace.line import Line
 from bgpy.tasks.workspace.phases import Phase, Stop, Turn, Worker
 from bgpy.tasks.workspace.records import (
     Change,
@@ -41,8 +41,6 @@ from bgpy.tasks.workspace.records import (
 
 #: Jobs that a workspace remembers, unless it was told otherwise.
 MAX_JOBS = 10_000
-#: Jobs that may wait: none of them can be forgotten.
-MAX_WAITING = 10_000
 #: Seconds from the interrupt at a time limit to the kill.
 GRACE = 2.0
 
@@ -79,7 +77,7 @@ class JobQueue:
         self._volatile = volatile
         #: Whether a kill may follow the interrupt at a time limit.
         self.can_kill = True
-        self._waiting: deque[int] = deque()
+        self._waiting = Line(workspace)
         self._held: set[int] = set()
         self._first_new = 0  # jobs from this number on wait behind those that are held
         self._unacknowledged: set[int] = set()
@@ -114,17 +112,15 @@ class JobQueue:
         """
         Queue a job and return its number; that of the job which the same request has pushed before, if it has.
 
-        Raises OverloadedError where too many wait.
+        Raises OverloadedError where too many wait, or too much.
         """
         known = self.jobs.find(identity)
         if known is not None:
             return known
-        if len(self._waiting) >= MAX_WAITING:
-            raise OverloadedError(f"{len(self._waiting):,} jobs wait in the workspace {self.workspace!r}")
         number = self.jobs.next_number
         record = JobRecord(self.workspace, number, kind, text, clear, time_limit, pushed=now, identity=identity, call=call)
+        self._waiting.admit(record)
         self.jobs.add(record)
-        self._waiting.append(number)
         self._unacknowledged.add(number)
         self.want_worker()
         self._advance(now, pushed=record)
@@ -152,7 +148,7 @@ class JobQueue:
             self.jobs.move(self.jobs[each], JobEvent.RESUME)
             self._announce("resumed", each)
         if resumed:
-            self._waiting = deque(sorted((*self._waiting, *resumed)))
+            self._waiting.join(self.jobs[each] for each in resumed)
             changes = [StateChanged(self.workspace, each, JobState.QUEUED) for each in resumed]
             self._commit(changes)
             self.want_worker()
@@ -405,9 +401,8 @@ class JobQueue:
         if self._turn.numbers or self._worker is not Worker.READY:
             return ()
         chosen: list[int] = []
-        while self._waiting and self._may_join(self._waiting[0], chosen, pushed):
-            number = self._waiting.popleft()
-            chosen.append(number)
+        while (number := self._waiting.first) is not None and self._may_join(number, chosen, pushed):
+            chosen.append(self._waiting.take())
             record = self.jobs[number]
             record.started = now
             self.jobs.move(record, JobEvent.START)
@@ -484,8 +479,7 @@ class JobQueue:
         self._held.discard(number)
         if number in self._turn.numbers:
             self._turn.numbers.remove(number)
-        if number in self._waiting:
-            self._waiting.remove(number)
+        self._waiting.leave(number)
 
     def _running_as(self, number: int | None) -> int | None:
         if number is not None:

@@ -34,6 +34,11 @@ class Packed:
         payload: Payload = dump(value)
         return cls(payload.pickle, tuple(payload.buffers))
 
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return sum(memoryview(part).nbytes for part in (self.pickle, *self.buffers))
+
     def open(self) -> Any:
         """Unpickle the value; raises SerializationError. Runs whatever code it asks for."""
         return load(self.pickle, self.buffers)
@@ -59,8 +64,7 @@ class Value(NamedTuple):
 
     def size(self, enough: int) -> int:
         """Return about how many bytes it has; where they are more than `enough`, no more than that is looked at."""
-        parts = () if self.packed is None else (self.packed.pickle, *self.packed.buffers)
-        left = enough - sum(memoryview(part).nbytes for part in parts)
+        left = enough - (0 if self.packed is None else self.packed.size)
         return enough - _weigh(self.json, left)
 
 

@@ -13,7 +13,7 @@ from bgpy.tasks.workspace.backends.thread import ThreadBackend
 from bgpy.tasks.workspace.jobs import TRANSITIONS, JobState
 
 PAGE = (ROOT / "docs" / "workspaces.rst").read_text(encoding="utf-8")
-UNITS = {"": 1, "s": 1, "MiB": 1 << 20}
+UNITS = {"": 1, "s": 1, "MiB": 1 << 20, "GiB": 1 << 30}
 ABILITIES = {
     "end a job at once, with all that it started": "kill",
     "interrupt a job in a wait or in C code": "interrupt",
@@ -56,7 +56,7 @@ def test_the_abilities_are_those_of_the_code() -> None:
 
 def test_the_limits_are_those_of_the_code() -> None:
     rows = table("What  ")
-    assert len(rows) == 6
+    assert len(rows) == 7
     for _, value, name in rows:
         number, _, unit = value.partition(" ")
         module, _, constant = name.strip("`").rpartition(".")

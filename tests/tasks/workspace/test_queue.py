@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bgpy.errors import OverloadedError, RefusedError, StoreError
-from bgpy.tasks.workspace import queue as queues
+from bgpy.tasks.workspace import line
 from bgpy.tasks.workspace.backends import Order, Outcome
 from bgpy.tasks.workspace.instructions import (
     Acknowledge,
@@ -503,7 +503,7 @@ def test_a_job_that_has_not_ended_is_not_forgotten() -> None:
 
 
 def test_a_queue_takes_no_more_than_it_can_keep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queues, "MAX_WAITING", 2)
+    monkeypatch.setattr(line, "MAX_WAITING", 2)
     driver = Driver()
     for _ in range(3):
         driver.push()
