@@ -23,6 +23,9 @@ from bgpy.tasks.workspace.values import Packed
 
 TOKEN = "t" * 40
 LONG = 60.0
+#: Times that a model is deployed, updated and undeployed, and what tells the worker's memory then.
+CYCLES = 20
+RESIDENT = "[int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmRSS')][0]"
 pytestmark = [
     pytest.mark.process,
     pytest.mark.timeout(120),
@@ -222,3 +225,18 @@ def test_model_goes_with_its_worker_and_versions_count_on(workspace: Workspace, 
     model = workspace.deploy(paths.double)
     assert model.description["version"] == version + 1
     assert model.predict({"x": [[1, 2, 3]]})[0].tolist() == [[2, 4, 6]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system tells no memory in use there")
+def test_models_that_come_and_go_leave_no_memory_behind(workspace: Workspace, paths: Paths, tmp_path: Path) -> None:
+    # Of 16 MB each: if they stayed, the worker would have twice its size in the end.
+    wide = making.two_signatures(tmp_path / "wide", width=4_000_000)
+    resident = []
+    for _ in range(CYCLES):
+        model = workspace.deploy(wide)
+        model.predict({"a": [1], "b": [2]}, "sums/sum")
+        model.update(wide)
+        model.undeploy()
+        resident.append(workspace.run(RESIDENT))
+    workspace.deploy(paths.double)
+    assert resident[-1] < resident[1] * 1.1
