@@ -71,7 +71,7 @@ def to_json_limited(value: object, limit: int | None) -> Any:
     try:
         return _Converter(limit).convert(value)
     except _Full:
-        return {"type": _type_name(value), "shape": _shape(value), "truncated": True}
+        return {"type": type_name(value), "shape": shape_of(value), "truncated": True}
 
 
 class _Converter:
@@ -104,7 +104,7 @@ class _Converter:
                 finally:
                     self.path.pop()
             shown = "[...]" if isinstance(value, (list, tuple, deque)) else "{...}" if isinstance(value, (Mapping, set)) else None
-            return self.text(shown or f"<{_type_name(value)} ...>")
+            return self.text(shown or f"<{type_name(value)} ...>")
         except (KeyboardInterrupt, _Full):
             raise
         except BaseException:  # noqa: BLE001 - the value's own methods raise what they like, SystemExit too
@@ -230,7 +230,7 @@ class _Converter:
             if not name.isascii():
                 name = _clean(name)
             while name in result:  # 1 and "1" are two keys in Python: neither may take the other's place
-                marked = f"{name} ({_type_name(key)})"
+                marked = f"{name} ({type_name(key)})"
                 doubles[marked] = doubles.get(marked, 0) + 1
                 name = marked if doubles[marked] == 1 else f"{marked} {doubles[marked]}"
             self.text(name)
@@ -344,15 +344,17 @@ def _show(value: object) -> str:
             raise
         except BaseException:  # noqa: BLE001 - it cannot even do that
             continue
-    return f"<{_type_name(value)}>"
+    return f"<{type_name(value)}>"
 
 
-def _type_name(value: object) -> str:
+def type_name(value: object) -> str:
+    """Return the name of a value's type."""
     # Not through the type itself: a metaclass may answer what it likes.
     return _clean(type.__dict__["__name__"].__get__(type(value)))
 
 
-def _shape(value: Any) -> list[int] | None:
+def shape_of(value: Any) -> list[int] | None:
+    """Return the lengths of an array or table, the length of what else has one, None for all other values. Raises nothing."""
     try:
         return [int(length) for length in value.shape] if hasattr(type(value), "shape") else [len(value)]
     except KeyboardInterrupt:

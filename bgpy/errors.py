@@ -33,12 +33,15 @@ Every exception of the package, in one tree.
     │  └─ NameTakenError                      another server holds that name
     ├─ ServerNotFoundError(LookupError)       no running server of that name or address
     ├─ RefusedError                           a command or one of its fields has a wrong shape; nothing was done
-    │  └─ WorkspaceNotFoundError(LookupError) no workspace of that name
+    │  ├─ WorkspaceNotFoundError(LookupError) no workspace of that name
+    │  ├─ PlaceholderNotFoundError(LookupError) a run has no placeholder of that name
+    │  └─ SessionNotFoundError(LookupError)   no run session of that id
     ├─ JobFailedError                         a job in a workspace did not run through
     ├─ ModelError                             a model cannot be loaded, or cannot do what it was asked for
     │  ├─ ModelLoadError                      the path has no model that can be loaded, or weights that do not fit
     │  ├─ ModelNotFoundError(LookupError)     no model is deployed, or not in that version, or it has no such signature
-    │  └─ ModelInputError(ValueError)         a wrong name, dtype or shape, or a body that breaks the protocol's rules
+    │  ├─ ModelInputError(ValueError)         a wrong name, dtype or shape, or a body that breaks the protocol's rules
+    │  └─ ModelDataError(ValueError)          data, or a file of data, that a model of a run cannot be given
     ├─ StoreError                             jobs and results cannot be kept
     ├─ WslError                               the other side of WSL could not be reached
     └─ MissingExtraError(ImportError)         an optional dependency is not installed
@@ -75,9 +78,7 @@ class ConnectionLostError(BgpyError, ConnectionError):
 
     def __init__(self, address: str, reason: str, executed: bool | None) -> None:
         super().__init__(address, reason, executed)
-        self.address = address
-        self.reason = reason
-        self.executed = executed
+        self.address, self.reason, self.executed = address, reason, executed
 
     def __str__(self) -> str:
         outcome = {
@@ -93,9 +94,7 @@ class RequestTimeoutError(BgpyError, TimeoutError):
 
     def __init__(self, timeout: float, waited_for: str, executed: bool | None) -> None:
         super().__init__(timeout, waited_for, executed)
-        self.timeout = timeout
-        self.waited_for = waited_for
-        self.executed = executed
+        self.timeout, self.waited_for, self.executed = timeout, waited_for, executed
 
     def __str__(self) -> str:
         outcome = "It was not sent" if self.executed is False else "It may still run: the wait was given up, not the request"
@@ -183,8 +182,7 @@ class VersionMismatchError(ProtocolError):
 
     def __init__(self, ours: str, theirs: str) -> None:
         super(ProtocolError, self).__init__(ours, theirs)
-        self.ours = ours
-        self.theirs = theirs
+        self.ours, self.theirs = ours, theirs
 
     def __str__(self) -> str:
         versions = f"This side speaks protocol version {self.ours}, the other {self.theirs}"
@@ -196,9 +194,7 @@ class MessageTooLargeError(ProtocolError):
 
     def __init__(self, size: int, limit: int, executed: bool | None = False) -> None:
         super(ProtocolError, self).__init__(size, limit, executed)
-        self.size = size
-        self.limit = limit
-        self.executed = executed
+        self.size, self.limit, self.executed = size, limit, executed
 
     def __str__(self) -> str:
         what = "The request ran, but its answer" if self.executed else "The message"
@@ -210,10 +206,7 @@ class SerializationError(BgpyError):
 
     def __init__(self, reason: str, key: str | None = None, module: str | None = None, executed: bool | None = False) -> None:
         super().__init__(reason, key, module, executed)
-        self.reason = reason
-        self.key = key
-        self.module = module
-        self.executed = executed
+        self.reason, self.key, self.module, self.executed = reason, key, module, executed
 
     def __str__(self) -> str:
         where = f" (key {self.key!r})" if self.key is not None else ""
@@ -227,11 +220,9 @@ class PythonVersionError(SerializationError):
     def __init__(self, ours: str, theirs: str) -> None:
         super(SerializationError, self).__init__(ours, theirs)
         self.reason = "Code sent by value needs the same minor version of Python on both sides"
-        self.key = None
-        self.module = None
+        self.key = self.module = None
         self.executed = False
-        self.ours = ours
-        self.theirs = theirs
+        self.ours, self.theirs = ours, theirs
 
     def __str__(self) -> str:
         return (
@@ -261,9 +252,7 @@ class RemoteError(BgpyError):
 
     def __init__(self, type_name: str, message: str, traceback_text: str) -> None:
         super().__init__(type_name, message, traceback_text)
-        self.type_name = type_name
-        self.message = message
-        self.traceback_text = traceback_text
+        self.type_name, self.message, self.traceback_text = type_name, message, traceback_text
 
     def __str__(self) -> str:
         return f"A task raised {self.type_name}: {self.message}\n\n{self.traceback_text}".rstrip()
@@ -352,9 +341,7 @@ class ServerStartError(BgpyError):
 
     def __init__(self, reason: str, traceback_text: str = "", log_file: str | None = None) -> None:
         super().__init__(reason, traceback_text, log_file)
-        self.reason = reason
-        self.traceback_text = traceback_text
-        self.log_file = log_file
+        self.reason, self.traceback_text, self.log_file = reason, traceback_text, log_file
 
     def __str__(self) -> str:
         log = f" Its log: {self.log_file}." if self.log_file else ""
@@ -369,8 +356,7 @@ class NameTakenError(ServerStartError):
         self.reason = f"the name {name!r} is taken"
         self.traceback_text = ""
         self.log_file = None
-        self.name = name
-        self.pid = pid
+        self.name, self.pid = name, pid
 
     def __str__(self) -> str:
         holder = f" by process {self.pid}" if self.pid else ""
@@ -411,6 +397,24 @@ class WorkspaceNotFoundError(RefusedError, LookupError):
         self.name = name
 
 
+class PlaceholderNotFoundError(RefusedError, LookupError):
+    """Say that a run has no placeholder of that name, or not yet."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no placeholder {name!r}; list_placeholders names those that there are", "name")
+        self.args = (name,)  # what pickle calls this class with
+        self.name = name
+
+
+class SessionNotFoundError(RefusedError, LookupError):
+    """Say that there is no run session of that id, or none any more."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__(f"Session not found: {session!r:.100}. It was never started, or has been forgotten", "sessionId")
+        self.args = (session,)  # what pickle calls this class with
+        self.session = session
+
+
 class JobFailedError(BgpyError):
     """Say that a job in a workspace did not run through: its state, and what it raised where it did."""
 
@@ -420,12 +424,8 @@ class JobFailedError(BgpyError):
         self, workspace: str, number: int, state: str, type_name: str = "", message: str = "", traceback_text: str = ""
     ) -> None:
         super().__init__(workspace, number, state, type_name, message, traceback_text)
-        self.workspace = workspace
-        self.number = number
-        self.state = state
-        self.type_name = type_name
-        self.message = message
-        self.traceback_text = traceback_text
+        self.workspace, self.number, self.state = workspace, number, state
+        self.type_name, self.message, self.traceback_text = type_name, message, traceback_text
 
     def __str__(self) -> str:
         what = f": {self.type_name}: {self.message}" if self.type_name else ""
@@ -458,14 +458,16 @@ class ModelInputError(ModelError, ValueError):
     """Say which name, dtype or shape is wrong and which the model has, or how a body breaks the rules of its protocol."""
 
 
+class ModelDataError(ModelError, ValueError):
+    """Say why data, or a file of data, is nothing that a model of a run can be given."""
+
+
 class StoreError(BgpyError):
     """Say that jobs and results cannot be kept: nothing is acknowledged that is not on the disk."""
 
     def __init__(self, path: str, reason: str, mend: str) -> None:
         super().__init__(path, reason, mend)
-        self.path = path
-        self.reason = reason
-        self.mend = mend
+        self.path, self.reason, self.mend = path, reason, mend
 
     def __str__(self) -> str:
         return f"The store {self.path}: {self.reason}. {self.mend}."

@@ -45,6 +45,8 @@ class Field(NamedTuple):
         The type of each item of an array, "" for any.
     guide
         How the seed's own API guide describes the field, "" where that has no such field.
+    fields
+        The fields of an object, or of each object in an array; () where anything may be in it.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Field(NamedTuple):
     minimum: float | None = None
     items: str = ""
     guide: str = ""
+    fields: tuple[Field, ...] = ()
 
 
 class Command(NamedTuple):
@@ -140,6 +143,8 @@ def _plain_types(field: Field) -> frozenset[type] | None:
     """Return the types whose own values are taken by their type alone, None for all; what is not here is looked at closely."""
     if not field.types:
         return None
+    if field.fields:
+        return frozenset()
     if field.items:
         return frozenset(kind for word in field.types if word != "array" for kind in _TYPES[word])
     return frozenset(kind for word in field.types for kind in _TYPES[word])
@@ -161,7 +166,15 @@ def _check_field(command: str, field: Field, message: Mapping[str, Any]) -> Any:
         raise RefusedError(f"The field {field.name!r} of {command} is one of {choices}, not {value!r:.50}", field.name)
     if field.minimum is not None and is_type(value, "number") and not value >= field.minimum:  # so that NaN is refused too
         raise RefusedError(f"The field {field.name!r} of {command} is {field.minimum:g} or more, not {value!r:.50}", field.name)
-    return value
+    return _check_inside(field, value) if field.fields else value
+
+
+def _check_inside(field: Field, value: Any) -> Any:
+    """Return an object, or the objects of an array, with what stands for missing fields; raises as `check`."""
+    inside = Command(field.name, "", field.fields, "")
+    if isinstance(value, dict):
+        return check(inside, value)
+    return [check(inside, item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def is_type(value: object, word: str) -> bool:

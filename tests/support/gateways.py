@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from bgpy.sockets import ClientSocket
 from bgpy.tasks.schema import check
 from bgpy.tasks.tensorflow.commands import COMMANDS
 from support.servers import Served, running_server, tasks
+from support.waiting import wait_until as wait_until
 
 TOKEN = "a token of more than 22 characters"
 HOST = "localhost:8000"
@@ -142,15 +142,6 @@ def running_gateway(workspaces: Workspaces | None = None, **settings: Any) -> It
                 workspaces.events.put(None)
 
 
-def wait_until(predicate: Callable[[], bool], timeout: float = 10) -> None:
-    """Wait for what nobody tells, in steps of a few milliseconds; not as long as what the tasks here wait for."""
-    pause = threading.Event()
-    deadline = time.monotonic() + timeout
-    while not predicate():
-        assert time.monotonic() < deadline, "It did not come true."
-        pause.wait(0.005)
-
-
 class InMemory:
     """Ask an ASGI app without a network, as a server of any kind may."""
 
@@ -182,13 +173,18 @@ class InMemory:
         return sent[0]["status"], given, b"".join(message.get("body", b"") for message in sent[1:])
 
     async def upgrade(
-        self, path: str, headers: Mapping[str, str] | Sequence[tuple[str, str]] = (), extensions: bool = True
+        self,
+        path: str,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        extensions: bool = True,
+        messages: Sequence[str | bytes] = (),
     ) -> list[Any]:
-        """Ask for a WebSocket and leave at once; return what was sent."""
+        """Ask for a WebSocket, send the messages and leave at once; return what was sent back."""
         scope = self._scope("websocket", path, headers, "ws")
         scope["extensions"] = {"websocket.http.response": {}} if extensions else {}
         sent: list[Any] = []
-        asked = iter([{"type": "websocket.connect"}])
+        said = [{"type": "websocket.receive", "text" if isinstance(data, str) else "bytes": data} for data in messages]
+        asked = iter([{"type": "websocket.connect"}, *said])
 
         async def receive() -> Any:
             return next(asked, {"type": "websocket.disconnect", "code": 1005})

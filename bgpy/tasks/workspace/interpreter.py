@@ -217,14 +217,8 @@ class Interpreter:
     # Variables
 
     def variables(self) -> dict[str, Any]:
-        """Return all variables of the jobs. Modules, functions, classes and names like ``__doc__`` are none."""
-        found = dict(self.namespace)  # in one step, so that a job may go on meanwhile
-        return {
-            name: value
-            for name, value in found.items()
-            # By its type: `isinstance` would ask the value for its ``__class__``, which is code of the user.
-            if type(name) is str and not issubclass(type(value), _NO_VARIABLES) and not _is_hidden(name)
-        }
+        """Return all variables of the jobs, see `variables_of`."""
+        return variables_of(self.namespace)
 
     def read(self, names: list[str] | None, encoding: Literal["json", "objects"], limit: int | None) -> dict[str, Any]:
         """Return variables by name, encoded, see `Backend.read`."""
@@ -245,6 +239,17 @@ class Interpreter:
         """Forget the sources that are shared with the process."""
         while self._sources:
             self._forget_source()
+
+
+def variables_of(namespace: dict[str, Any]) -> dict[str, Any]:
+    """Return all variables of a namespace. Modules, functions, classes and names like ``__doc__`` are none."""
+    found = dict(namespace)  # in one step, so that a job may go on meanwhile
+    return {
+        name: value
+        for name, value in found.items()
+        # By its type: `isinstance` would ask the value for its ``__class__``, which is code of the user.
+        if type(name) is str and not issubclass(type(value), _NO_VARIABLES) and not _is_hidden(name)
+    }
 
 
 def _is_hidden(name: str) -> bool:

@@ -267,7 +267,7 @@ class Asker:
         limit = None if own is None else own + (timeout or 0.0)
         return _result(self._client.execute(message, await_response=True, timeout=limit), name)
 
-    def stream(self, command: str, name: str, **fields: Any) -> Iterator[Any]:
+    def stream(self, command: str, name: str | None = None, **fields: Any) -> Iterator[Any]:
         """Yield the results of a command that streams."""
         responses = self._client.stream(_message(command, name, fields), timeout=_SILENCE)
         try:

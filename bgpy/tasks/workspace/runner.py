@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from bgpy.errors import MessageTooLargeError, SerializationError
+from bgpy.errors import BgpyError, MessageTooLargeError
 from bgpy.system import workers
 from bgpy.tasks.workspace.backends import Order, Outcome
 from bgpy.tasks.workspace.channel import (
@@ -240,8 +240,8 @@ class Runner:
                 return _QUESTIONS[message.kind](self, message.fields)
             except KeyboardInterrupt:
                 raise
-            except SerializationError as error:
-                return {"error": str(error)}
+            except BgpyError as error:
+                return {"error": plain_text(str(error))}  # one of ours says all in its text
             except BaseException as error:  # noqa: BLE001 - a value of the user may raise anything
                 return {"error": f"{type(error).__name__}: {plain_text(safe_text(error))}"}
 

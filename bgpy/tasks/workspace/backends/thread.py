@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal
 
-from bgpy.errors import RefusedError, SerializationError
+from bgpy.errors import BgpyError, RefusedError, SerializationError
 from bgpy.system.waiting import within
 from bgpy.tasks.workspace.backends import Abilities, Listener, Order, Outcome
 from bgpy.tasks.workspace.interpreter import Interpreter, safe_text
@@ -141,6 +141,8 @@ class ThreadBackend:
                 return self._interpreter.ask(host, method, argument)
             except KeyboardInterrupt:
                 raise
+            except BgpyError as error:
+                raise RefusedError(str(error).rstrip(".")) from None  # one of ours says all in its text
             except BaseException as error:  # noqa: BLE001 - a value of the user may raise anything
                 raise RefusedError(f"{type(error).__name__}: {safe_text(error)}".rstrip(".")) from None
 

@@ -1,0 +1,226 @@
+"""
+From a message to a run session, and from what that says to the answer: a message of the Runtime server in the usual envelope.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bgpy.errors import (
+    JobFailedError,
+    OverloadedError,
+    PlaceholderNotFoundError,
+    RefusedError,
+    SerializationError,
+    SessionNotFoundError,
+    StoreError,
+)
+from bgpy.sockets import ClientSocket
+from bgpy.tasks.runtime import commands
+from bgpy.tasks.runtime.messages import FIRST, Message, Status, Story
+from bgpy.tasks.runtime.sessions import ANNOUNCE, RunSession, Sessions
+from bgpy.tasks.runtime.uploads import check_upload
+from bgpy.tasks.schema import checker
+from bgpy.tasks.workspace.answering import refused
+
+#: Seconds of silence after which a listener gets a sign of life: without sending, nobody learns that a client has gone.
+ALIVE_INTERVAL = 20.0
+
+_CHECKS = {command.name: checker(command) for command in commands.COMMANDS}
+
+Fields = dict[str, Any]
+
+
+def dispatch(sessions: Sessions, client_socket: ClientSocket, message: Mapping[str, Any]) -> None:
+    """
+    Answer one request; blocks for as long as it asks to wait.
+
+    What is refused, and a prediction that failed, is answered, not raised: ``{"request_result": False, "result": REASON, "field":
+    NAME_OR_NONE, "error": TYPE}``, of a model that raised with ``traceback``, ``job`` and ``state``.
+    """
+    name = message.get("command")
+    try:
+        if not isinstance(name, str) or name not in _CHECKS:
+            raise RefusedError(_unknown(message), "command")
+        fields = _CHECKS[name](message)
+        if name == commands.WATCH_RUN.name:
+            _watch(sessions.find(fields["sessionId"]), int(fields["since"]), client_socket)
+            return
+        result = _HANDLERS[name](sessions, fields)
+    except (OverloadedError, RefusedError, SerializationError, StoreError) as failure:
+        client_socket.respond(refused(failure))
+    except JobFailedError as failure:
+        client_socket.respond(_failed(failure))
+    else:
+        client_socket.respond({"request_result": True, "result": result})
+
+
+def _unknown(message: Mapping[str, Any]) -> str:
+    known = ", ".join(_CHECKS)
+    if "command" not in message:
+        return f"The message has no field 'command'; it is one of {known}"
+    return f"There is no command {message['command']!r:.100}; there are {known}"
+
+
+def _failed(failure: JobFailedError) -> dict[str, Any]:
+    text = f"{failure.type_name}: {failure.message}".rstrip(": ")
+    return {
+        "request_result": False,
+        "result": text,
+        "field": None,
+        "error": failure.type_name,
+        "traceback": failure.traceback_text,
+        "job": failure.number,
+        "state": failure.state,
+    }
+
+
+def _run(sessions: Sessions, fields: Fields) -> Message:
+    python = fields["python"]
+    uploads = check_upload(python["number"], python["files"], python["mainfile"])
+    session = sessions.start(uploads, python["mainfile"])
+    return _story(session).started()
+
+
+def _get_placeholder(sessions: Sessions, fields: Fields) -> Message:
+    asked = fields["placeholder"]
+    session, window = sessions.find(asked["sessionId"]), _window(asked["window"])
+    answer = session.ask("value", {"name": asked["name"], "window": window})
+    found = _found(asked["name"], answer)
+    return {**_message("[placeholder]:VALUE", session), "name": asked["name"], "value_type": found.pop("type"), **found}
+
+
+def _window(window: list[float] | None) -> list[int] | None:
+    if window is None:
+        return None
+    rows = [int(row) for row in window]
+    if len(rows) != 2 or not 0 <= rows[0] <= rows[1]:
+        raise RefusedError(
+            "The field 'window' is [from, to]: two numbers, 0 or more, the second no less than the first", "window"
+        )
+    return rows
+
+
+def _get_stats(sessions: Sessions, fields: Fields) -> Message:
+    asked = fields["placeholder"]
+    session = sessions.find(asked["sessionId"])
+    found = _found(asked["name"], session.ask("statistics", {"name": asked["name"]}))
+    return {**_message("[placeholder]:STATS", session), "name": asked["name"], **found}
+
+
+def _found(name: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return what the worker says of a placeholder; raises PlaceholderNotFoundError."""
+    if not answer.pop("found"):
+        raise PlaceholderNotFoundError(name)
+    return answer
+
+
+def _run_model(sessions: Sessions, fields: Fields) -> Message:
+    asked = fields["model"]
+    if not asked["is_data"] and not isinstance(asked["data"], str):
+        raise RefusedError("The field 'data' of model is the path of a file, a string, where 'is_data' is false", "data")
+    session = sessions.find(asked["sessionId"])
+    value = session.predict(asked["name"], asked["is_data"], asked["data"], asked["timeout"])
+    return {**_message("[model]:RESULT", session), "name": asked["name"], "value": value}
+
+
+def _list_placeholders(sessions: Sessions, fields: Fields) -> Message:
+    session = sessions.find(fields["sessionId"])
+    return {**_message("[placeholder]:LIST", session), **session.ask("listing", {})}
+
+
+def _run_status(sessions: Sessions, fields: Fields) -> Message:
+    try:
+        session = sessions.find(fields["sessionId"])
+    except SessionNotFoundError:
+        return {"type": "[status]:STATUS", "sessionId": fields["sessionId"], "status": Status.NOT_FOUND.value}
+    if fields["timeout"]:
+        session.wait(fields["timeout"])
+    return _status(session)
+
+
+def _stop_run(sessions: Sessions, fields: Fields) -> Message:
+    session = sessions.find(fields["sessionId"])
+    session.stop()
+    return _status(session)
+
+
+def _list_runs(sessions: Sessions, fields: Fields) -> Message:
+    return {"type": "[status]:LIST", "sessions": [_describe(session) for session in sessions.all()]}
+
+
+def _describe(session: RunSession) -> dict[str, Any]:
+    ending = session.ending()
+    return {
+        "sessionId": session.id,
+        "status": session.status.value,
+        "mainfile": session.mainfile,
+        "files": session.files,
+        "started": session.started,
+        "ended": None if ending is None else ending.time,
+    }
+
+
+def _forget_run(sessions: Sessions, fields: Fields) -> Message:
+    session = sessions.find(fields["sessionId"])
+    sessions.forget(session)
+    return _message("[status]:FORGOTTEN", session)
+
+
+def _story(session: RunSession) -> Story:
+    return Story(session.id, session.mainfile)
+
+
+def _status(session: RunSession) -> Message:
+    return {**_message("[status]:STATUS", session), "status": session.status.value}
+
+
+def _message(kind: str, session: RunSession) -> Message:
+    return {"type": kind, "sessionId": session.id}
+
+
+def _watch(session: RunSession, since: int, client_socket: ClientSocket) -> None:
+    """Stream what a run tells until it has ended, or the client is gone."""
+    if not client_socket.awaited:
+        return
+
+    def tell(message: Message, *, more: bool = True) -> None:
+        client_socket.respond({"request_result": True, "result": message}, more=more)
+
+    story = _story(session)
+    if since < FIRST:
+        tell(story.started())
+        since = FIRST
+    watcher = session.log.watch(since)
+    # After the watcher has its place: an end that comes from now on is an event that it will see.
+    ending = session.ending()
+    while client_socket.connected:
+        events = watcher.next(0.0 if ending is not None else ALIVE_INTERVAL, time.time())
+        numbers = [event["number"] for event in events if event["event"] == "finished" and event["job"] == ANNOUNCE]
+        for message in story.tell(event for event in events if not numbers or event["number"] < numbers[0]):
+            tell(message)
+        # An end that is older than what was asked for, or than the log, is told all the same.
+        ending = session.ending() if numbers else ending
+        if ending is not None:
+            tell(story.ended(ending, numbers[0] if numbers else watcher.position), more=False)
+            return
+        if watcher.ended:
+            tell(story.forgotten(watcher.position), more=False)
+            return
+        if not events:
+            tell(story.alive(watcher.position))
+
+
+_HANDLERS: Mapping[str, Callable[[Sessions, Fields], Message]] = {
+    "run": _run,
+    "get_placeholder": _get_placeholder,
+    "run_model": _run_model,
+    "get_stats": _get_stats,
+    "list_placeholders": _list_placeholders,
+    "run_status": _run_status,
+    "stop_run": _stop_run,
+    "list_runs": _list_runs,
+    "forget_run": _forget_run,
+}

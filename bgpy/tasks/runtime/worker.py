@@ -1,0 +1,122 @@
+"""
+The placeholders of a run, in the process that runs it: its host of calls and questions.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from bgpy.encoding import shape_of, type_name
+from bgpy.errors import PlaceholderNotFoundError
+from bgpy.tasks.runtime.saving import MAX_SAVED, RUN, Saved, is_name
+from bgpy.tasks.workspace.interpreter import variables_of
+from bgpy.tasks.workspace.progress import SINK
+from bgpy.tasks.workspace.values import Value
+
+#: For `Call` and `ask_worker`.
+HOST = "bgpy.tasks.runtime.worker:Placeholders"
+#: Placeholders that are listed and told of: first what was saved, then variables. Others can be asked for all the same.
+MAX_LISTED = MAX_SAVED
+
+
+class Placeholders:
+    """
+    What a run has saved, and the variables of its main file once that has ended.
+
+    `prepare`, `announce` and `predict` are calls, each with a list of arguments; `listing`, `value` and `statistics` are
+    questions, which any thread may ask meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._saved = Saved()
+        self._namespace: dict[str, Any] = vars(sys.modules["__main__"])
+        self._folder = ""
+        self._is_over = False
+
+    # Calls
+
+    def prepare(self, arguments: Sequence[Mapping[str, Any]]) -> list[None]:
+        """Go into the folder of the run, with it first on the path; from now on `save_placeholder` saves."""
+        for argument in arguments:
+            self._folder = argument["folder"]
+            os.chdir(self._folder)
+            sys.path.insert(0, self._folder)
+        RUN.saved = self._saved
+        return [None] * len(arguments)
+
+    def announce(self, arguments: Sequence[Mapping[str, Any]]) -> list[Value]:
+        """Take the variables for placeholders, tell of each that was not saved, and return the names of all."""
+        self._is_over = True
+        names = list(islice(self._placeholders(), MAX_LISTED))
+        saved = self._saved.values()
+        sink = SINK.get()
+        for name in names:
+            if sink is not None and name not in saved:
+                sink.saved(name)
+        return [Value({"placeholders": names}, None) for _ in arguments]
+
+    def predict(self, arguments: Sequence[Mapping[str, Any]]) -> list[Value | Exception]:
+        """Ask a placeholder, or any callable of the main file, for predictions; the value is what it says."""
+        return [self._predict(argument) for argument in arguments]
+
+    def _predict(self, argument: Mapping[str, Any]) -> Value | Exception:
+        from bgpy.tasks.runtime import models
+
+        try:
+            model = self._model(argument["name"])
+            data = argument["data"] if argument["is_data"] else models.read_data(argument["data"], self._folder)
+            return Value(models.predict(argument["name"], model, data), None)
+        except Exception as error:  # noqa: BLE001 - a model of the user may raise anything
+            return error
+
+    def _model(self, name: str) -> Any:
+        found = self._find(name)
+        if found is None:
+            value = self._namespace.get(name)
+            found = [value] if callable(value) else None
+        if found is None:
+            raise PlaceholderNotFoundError(name)
+        return found[0]
+
+    # Questions
+
+    def listing(self, argument: Mapping[str, Any]) -> dict[str, Any]:
+        """Return name, type and shape of the first `MAX_LISTED` placeholders, and how many more there are as ``left_out``."""
+        found = self._placeholders()
+        listed = [
+            {"name": name, "type": type_name(value), "shape": shape_of(value)}
+            for name, value in islice(found.items(), MAX_LISTED)
+        ]
+        return {"placeholders": listed, "left_out": len(found) - len(listed)}
+
+    def value(self, argument: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a placeholder as `windows.show` does, and ``found``."""
+        from bgpy.tasks.runtime.windows import show
+
+        found = self._find(argument["name"])
+        return {"found": False} if found is None else {"found": True, **show(found[0], argument.get("window"))}
+
+    def statistics(self, argument: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the statistics of a placeholder, see `statistics.describe`, as ``value``, and ``found``."""
+        from bgpy.tasks.runtime.statistics import describe
+
+        found = self._find(argument["name"])
+        return {"found": False} if found is None else {"found": True, "value": describe(found[0])}
+
+    def _find(self, name: str) -> list[Any] | None:
+        """Return a placeholder in a list of its own, None where there is none of that name."""
+        placeholders = self._placeholders()
+        return [placeholders[name]] if name in placeholders else None
+
+    def _placeholders(self) -> dict[str, Any]:
+        """Return what there is by now; what was saved goes before a variable of the same name."""
+        found = self._saved.values()
+        if self._is_over:
+            for name, value in variables_of(self._namespace).items():
+                if is_name(name):
+                    found.setdefault(name, value)
+        return found
