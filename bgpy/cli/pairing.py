@@ -33,8 +33,8 @@ END_TIMEOUT = 10.0
 #: The same modules are found as here; and none in the working directory, which `-m` would put first.
 _START = "import sys; sys.path[:] = sys.argv.pop().split({separator!r}); from bgpy.cli import main; main()"
 
-#: The task set of a server of which nothing else is said: it has all that the others of the package have.
-DEFAULT_TASKS = ("tensorflow",)
+#: The task sets of a server of which nothing else is said: that of models has all that the one of workspaces has.
+DEFAULT_TASKS = ("tensorflow", "runtime", "requests")
 #: The package's task sets with workspaces, which a store keeps.
 STORING = ("workspace", "tensorflow")
 
