@@ -126,6 +126,13 @@ def failure_answer(failure: BaseException) -> Answer:
     return json_answer(envelope, status, _retry_headers(status, failure))
 
 
+def failure_envelope(failure: BaseException) -> dict[str, Any]:
+    """Return the envelope of an error alone, for where there is no status."""
+    if isinstance(failure, BgpyError):
+        return read_failure(failure)[1]
+    return {"request_result": False, "result": _unforeseen(failure)}
+
+
 def failure_error(failure: BaseException) -> Answer:
     """Return what `failure_answer` says in the form of the model servers' protocols."""
     if not isinstance(failure, BgpyError):

@@ -17,18 +17,24 @@ from starlette.types import Message, Receive, Scope, Send
 
 from bgpy.aio import AsyncClient
 from bgpy.gateway.answers import Answer, error_answer, failure_answer, failure_error, refusal
-from bgpy.gateway.doors import FACTS, PATH, ROUTE, Dialects, Door, Table, route_path
+from bgpy.gateway.conversation import Conversations
+from bgpy.gateway.doors import FACTS, GROUND, PATH, ROUTE, Dialects, Door, Table, route_path
 from bgpy.gateway.endpoints import Endpoints, command_message, not_found
 from bgpy.gateway.gate import Refusal, Rules, judge, read_facts
 from bgpy.gateway.limits import BodyTooLarge, BodyTooSlow, ClientGone, Limits
 from bgpy.gateway.metrics import Metrics
 from bgpy.gateway.models import Models
 from bgpy.gateway.open_inference import OpenInference
+from bgpy.gateway.requests import Requests
+from bgpy.gateway.runtime import Runtime
 from bgpy.gateway.tensorflow_serving import TensorFlowServing
 from bgpy.gateway.upstream import Upstream
 from bgpy.gateway.watching import Ending, Watching
+from bgpy.tasks.requests.commands import COMMANDS as OF_REQUESTS
+from bgpy.tasks.runtime.commands import ACTIONS
+from bgpy.tasks.runtime.commands import COMMANDS as OF_RUNS
 from bgpy.tasks.schema import Command
-from bgpy.tasks.tensorflow.commands import COMMANDS
+from bgpy.tasks.tensorflow.commands import COMMANDS as OF_MODELS
 from bgpy.tls import Tls
 from bgpy.token import derive_key, find_token
 
@@ -73,7 +79,7 @@ def create_app(
     limits
         What it takes from its clients.
     commands
-        The commands (`bgpy.tasks.schema`) that get an endpoint each; by default those of workspaces and models.
+        The commands (`bgpy.tasks.schema`) that get an endpoint each; by default those of workspaces, models, runs and requests.
 
     Raises
     ------
@@ -87,7 +93,7 @@ def create_app(
 
     make_client(1)  # what is wrong with the settings is known here, not at the first request
     limits = limits or Limits()
-    commands = COMMANDS if commands is None else commands
+    commands = (*OF_MODELS, *OF_RUNS, *OF_REQUESTS) if commands is None else commands
     return Gateway(Upstream(make_client, limits), "" if no_token else found, allow_hosts, limits, commands)
 
 
@@ -110,9 +116,17 @@ class Gateway:
         watching = Watching(upstream, limits, self._ending, command_message)
         models = Models(upstream, limits)
         self._dialects = Dialects((TensorFlowServing(models), OpenInference(models)))
-        endpoints = Endpoints(upstream, watching, self._metrics, limits, commands, rules, self._dialects.doors)
-        self._table = Table(endpoints.doors)
-        self._rules = rules._replace(open_paths=self._table.open_paths(), open_pages=self._table.open_pages())
+        self._conversations = Conversations(limits, self._ending, token)
+        runtime = Runtime(upstream, self._conversations, limits, ACTIONS)
+        requests = Requests(upstream, self._conversations, limits, self._ending)
+        talks = (*runtime.doors, *requests.doors)
+        endpoints = Endpoints(upstream, watching, self._metrics, limits, commands, rules, (*talks, *self._dialects.doors))
+        self._table = Table((*endpoints.doors, *talks))
+        self._rules = rules._replace(
+            open_paths=self._table.open_paths(),
+            open_pages=self._table.open_pages(),
+            talking_paths=self._table.talking_paths(),
+        )
         self._router = Router([self._table, self._dialects], redirect_slashes=False, default=not_found, lifespan=self._lifespan)
 
     @property
@@ -188,6 +202,7 @@ class Gateway:
         )
         verdict = judge(facts, self._rules, time.time())
         if not isinstance(verdict, Refusal):
+            scope[GROUND] = verdict.by
             return None
         client = (scope.get("client") or ("?",))[0]
         # The path as a literal: it is anybody's, and the log may be on a terminal, which takes orders.

@@ -12,15 +12,19 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from bgpy.gateway.answers import Answer, Fault, error_answer, refusal
-from bgpy.gateway.gate import Facts
+from bgpy.gateway.gate import Facts, Ground
 from bgpy.tasks.schema import Command
 
 Method = Literal["GET", "POST", "WEBSOCKET"]
 
-#: Where the gate leaves what it has read of a request, the app its path, and the table which door it was, in the scope.
+#: Where the gate leaves what it has read of a request and on what ground it let that in, the app its path, and the table which
+#: door it was, in the scope.
 FACTS = "bgpy.facts"
+GROUND = "bgpy.ground"
 PATH = "bgpy.path"
 ROUTE = "bgpy.route"
+#: Among the extensions of a WebSocket, where its server is ours: "set" sets the bytes that a message may have from then on.
+MESSAGE_SIZE = "bgpy.message_size"
 
 
 class Call(NamedTuple):
@@ -45,6 +49,12 @@ class Call(NamedTuple):
         return facts
 
     @property
+    def ground(self) -> Ground:
+        """On what ground the gate has let it in."""
+        ground: Ground = self.scope[GROUND]
+        return ground
+
+    @property
     def announced(self) -> int | None:
         """The length that the request says its body has, None where it says none."""
         length = self.facts.one("content-length")
@@ -64,7 +74,8 @@ class Door(NamedTuple):
     path
         Without the slash at its end, which a request may have or not; in a dialect with its arguments as ``{name}``.
     access
-        Who gets in: "login", "open" for everybody, "page" for everybody who asks for a page.
+        Who gets in: "login", "open" for everybody, "page" for everybody who asks for a page. "first-message": as "login", and who
+        has nothing to show may say the token first, which is for the endpoint to see to (`conversation.py`); WebSockets only.
     summary
         One line.
     command
@@ -73,15 +84,15 @@ class Door(NamedTuple):
         What its guide says of both, where no command does; `request` None for no body. In a dialect, which has no guide, the JSON
         Schema of the body; None for what only the worker knows.
     answers
-        What its answers are: JSON in the envelope, JSON without ("json"), or another media type. In a dialect: what its protocol
-        says ("model"), or nothing at all ("model nothing").
+        What its answers are: JSON in the envelope, JSON without ("json"; "status" where errors are without as well), or another
+        media type. In a dialect: what its protocol says ("model"), or nothing at all ("model nothing").
     """
 
     path: str
     method: Method
     endpoint: Endpoint
     summary: str
-    access: Literal["login", "open", "page"] = "login"
+    access: Literal["login", "open", "page", "first-message"] = "login"
     command: Command | None = None
     request: Any = None
     result: Any = None
@@ -114,6 +125,10 @@ class Table(BaseRoute):
     def open_pages(self) -> frozenset[str]:
         """Return the paths of the pages that are."""
         return frozenset(door.path for door in self.doors if door.access == "page")
+
+    def talking_paths(self) -> frozenset[str]:
+        """Return the paths of the WebSockets on which the token may be the first message."""
+        return frozenset(door.path for door in self.doors if door.access == "first-message" and door.method == "WEBSOCKET")
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Say whether the path is one of the table's, whatever the method."""

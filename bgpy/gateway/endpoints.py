@@ -19,11 +19,12 @@ from bgpy.errors import BgpyError
 from bgpy.gateway.answers import Answer, json_answer, refusal, success
 from bgpy.gateway.cookie import make_cookie, set_cookie
 from bgpy.gateway.doors import PATH, Call, Door
-from bgpy.gateway.gate import Rules, is_token
+from bgpy.gateway.gate import Allow, Rules, is_token, judge
 from bgpy.gateway.guide import make_guide
 from bgpy.gateway.limits import ClientGone, Limits, parse_json, parse_object, read_body
 from bgpy.gateway.metrics import CONTENT_TYPE, Metrics
 from bgpy.gateway.openapi import make_openapi
+from bgpy.gateway.pages import INDEX, INDEX_KIND, find_files
 from bgpy.gateway.upstream import OWN_TIMEOUT, Upstream
 from bgpy.gateway.watching import Watching
 from bgpy.tasks.schema import Command
@@ -31,7 +32,6 @@ from bgpy.tasks.schema import Command
 T = TypeVar("T")
 
 _HINT = "This is bgpy. POST / answers the API guide, /openapi.json describes it for programs.\n"
-_ASSETS = {"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
 #: Bytes of a body of somebody who is not logged in.
 _MAX_OPEN_BODY = 64 << 10
 #: Seconds after which the gateway begins to look whether somebody still waits.
@@ -47,9 +47,9 @@ class Endpoints:
     watching
         What streams.
     secret
-        The token and the key of the cookie; only those two are looked at.
+        The token, the key of the cookie, and what else the gate goes by; nothing is open in these.
     others
-        Doors that are not the endpoints' own, for the description.
+        Doors that are not the endpoints' own, for the guide and the description; what is below a dialect has no guide.
     """
 
     def __init__(
@@ -81,18 +81,19 @@ class Endpoints:
             ),
             Door("/login", "POST", self._log_in, "Get the cookie of the page for the token.", "open",
                  request={"token": "The token of the server(Necessary field)"}, result="true"),
+            Door("/login", "GET", self._tell_login, "Tell whether the request shows a token or cookie that is right.", "open"),
             Door("/logout", "POST", self._log_out, "Take the cookie back.", result="true"),
             Door("/openapi.json", "GET", self._openapi, "This description.", answers="json"),
             Door("/metrics", "GET", self._show_metrics, "Counters, as Prometheus reads them.", answers="text/plain"),
             Door("/healthz", "GET", self._health, "Whether the gateway is alive.", "open", answers="json"),
-            *(
-                Door(f"/{name}", "GET", partial(self._asset, name, kind), f"Of the page: {name}.", "open",
-                     answers=kind.partition(";")[0])
-                for name, kind in _ASSETS.items()
-            ),
         )  # fmt: skip
         self._described = (*self.doors, *others)
-        self._guide_text = make_guide(self.doors)
+        self._guide_text = make_guide(door for door in self._described if not door.answers.startswith("model"))
+        # Behind the description: they are for browsers only, which are told by the page itself.
+        self.doors += tuple(
+            Door(f"/{name}", "GET", partial(self._asset, name, kind), f"Of the page: {name}.", "open", answers=kind)
+            for name, kind in find_files(self._page)
+        )
 
     def _command_doors(self, command: Command) -> tuple[Door, ...]:
         path = f"/{command.name}"
@@ -132,7 +133,7 @@ class Endpoints:
         path: str = call.scope["path"]
         if not path.endswith("/"):  # mounted: the page's own addresses are relative to the slash
             return Answer(307, b"", [(b"location", f"{path.rpartition('/')[2]}/".encode())])
-        return await self._asset("index.html", "text/html; charset=utf-8", call)
+        return await self._asset(INDEX, INDEX_KIND, call)
 
     async def _asset(self, name: str, kind: str, call: Call) -> Answer:
         return Answer(200, self._page.joinpath(name).read_bytes(), [(b"content-type", kind.encode("ascii"))])
@@ -151,6 +152,10 @@ class Endpoints:
         value = make_cookie(self._secret.cookie_key, name, time.time())
         header = set_cookie(name, value, secure=call.facts.scheme == "https")
         return json_answer({"request_result": True, "result": True}, headers={"set-cookie": header})
+
+    async def _tell_login(self, call: Call) -> Answer:
+        # The page asks before it asks for anything else: a refusal would be an error in the browser's console.
+        return success(isinstance(judge(call.facts, self._secret, time.time()), Allow))
 
     async def _log_out(self, call: Call) -> Answer:
         header = set_cookie(call.facts.cookie_name, "", secure=call.facts.scheme == "https")

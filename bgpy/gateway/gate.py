@@ -12,7 +12,9 @@ The order of the rules; the first that refuses has the word:
 6. A valid cookie, or no token being needed, passes if it is sure that no other site's page has sent the request: WebSockets and
    all but GET have an Origin, a GET has no Sec-Fetch-Site that says otherwise, and a body is ``application/json``, which no
    form can send.
-7. All else does not.
+7. A WebSocket of a door where the token may be the first message passes, to say that and nothing else, if it has shown neither a
+   Bearer token nor a valid cookie. The endpoint gives it nothing before.
+8. All else does not.
 """
 
 from __future__ import annotations
@@ -96,6 +98,8 @@ class Rules(NamedTuple):
         Method and path of what everybody may have.
     open_pages
         Paths of what everybody may have who asks for a page.
+    talking_paths
+        Paths of the WebSockets on which the token may be the first message.
     """
 
     token: str
@@ -103,12 +107,17 @@ class Rules(NamedTuple):
     allow_hosts: frozenset[str]
     open_paths: frozenset[tuple[str, str]]
     open_pages: frozenset[str]
+    talking_paths: frozenset[str] = frozenset()
+
+
+#: On what ground a request passes.
+Ground = Literal["open", "bearer", "cookie", "no-token", "first-message"]
 
 
 class Allow(NamedTuple):
     """Let the request pass; `by` says on what ground."""
 
-    by: Literal["open", "bearer", "cookie", "no-token"]
+    by: Ground
 
 
 class Refusal(NamedTuple):
@@ -142,7 +151,7 @@ def judge(facts: Facts, rules: Rules, now: float) -> Allow | Refusal:
         return Allow("open")
     if rules.token:
         by = _judge_login(facts, rules, now)
-        if isinstance(by, Refusal) or by.by == "bearer":
+        if isinstance(by, Refusal) or by.by in ("bearer", "first-message"):
             return by
     else:
         by = Allow("no-token")
@@ -190,6 +199,8 @@ def _judge_login(facts: Facts, rules: Rules, now: float) -> Allow | Refusal:
         cookie = read_cookie(header, name)
         if cookie is not None and is_valid_cookie(rules.cookie_key, name, cookie, now):
             return Allow("cookie")
+    if facts.kind == "websocket" and facts.path in rules.talking_paths:
+        return Allow("first-message")
     return Refusal(401, "Not logged in: send the header Authorization: Bearer TOKEN, or log in on the page")
 
 

@@ -37,7 +37,8 @@ def _entry(door: Door) -> dict[str, Any]:
         context = command.guide or command.help.rstrip(".")
         request = {field.name: describe(field) for field in own_fields(command)} or None
         result = command.guide_result or command.result.rstrip(".")
-    return {"context": context, "json": {"request": request, "response": {"request_result": "Request result", "result": result}}}
+    response = result if door.answers == "status" else {"request_result": "Request result", "result": result}
+    return {"context": context, "json": {"request": request, "response": response}}
 
 
 def describe(field: Field) -> str:

@@ -54,6 +54,10 @@ class Limits(NamedTuple):
         Requests that may be with the server at once; the next ones wait.
     max_watchers
         Watchers at once; the next one is told that there is no room.
+    login_timeout
+        Seconds for the token as the first message of a WebSocket.
+    max_upload_size
+        Bytes of a message of who has logged in, where files may be in it.
     """
 
     head_timeout: float = 10.0
@@ -64,6 +68,8 @@ class Limits(NamedTuple):
     request_timeout: float = 300.0
     max_requests: int = 256
     max_watchers: int = 256
+    login_timeout: float = 5.0
+    max_upload_size: int = 16 << 20
 
 
 class BodyTooLarge(Exception):

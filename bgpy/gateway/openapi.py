@@ -11,7 +11,7 @@ from typing import Any
 from bgpy._version import __version__
 from bgpy.gateway.doors import Door
 from bgpy.gateway.guide import own_fields
-from bgpy.tasks.schema import REQUIRED, Command, Field
+from bgpy.tasks.schema import REQUIRED, Field
 
 _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"cookie": []}]
 _ENVELOPE = {"$ref": "#/components/schemas/Envelope"}
@@ -47,6 +47,9 @@ way; 200 means that the server answered, and `request_result` whether it did wha
 `/watch` is a WebSocket, too: its first message is the JSON object that the POST takes as its body, and each message back is an
 envelope with one event.
 
+`/runtime` and `/requests` are WebSockets for many requests, a JSON object each, and for what is told of them. Who has sent no
+token with the upgrade says `{"token": "…"}` first.
+
 Below `/v1` is the REST API of TensorFlow Serving, below `/v2` the Open Inference Protocol (KServe v2). Both have statuses of
 their own, and `{"error": …}` for an error.
 """
@@ -71,7 +74,7 @@ def make_openapi(doors: Iterable[Door], root_path: str = "") -> dict[str, Any]:
 def _operation(door: Door) -> dict[str, Any]:
     with_body = door.method == "POST"
     operation: dict[str, Any] = {
-        "operationId": f"{door.method.lower()}_{re.sub('[^a-z0-9_]+', '_', door.path).strip('_') or 'root'}",
+        "operationId": _name(door),
         "summary": door.summary,
         "responses": {"200": _success(door), **_failures(door)},
         "security": _SECURITY if door.access == "login" else [{}, *_SECURITY] if door.access == "page" else [],
@@ -81,13 +84,26 @@ def _operation(door: Door) -> dict[str, Any]:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": _ARGUMENTS[name]} for name in arguments
         ]  # fmt: skip
+    elif door.method == "GET" and door.command is not None:
+        operation["parameters"] = [
+            {"name": field.name, "in": "query", "required": field.default is REQUIRED, "schema": _field_schema(field)}
+            for field in own_fields(door.command)
+        ]
     if with_body:
         schema = _body(door)
         operation["requestBody"] = {"required": "required" in schema, "content": {"application/json": {"schema": schema}}}
     return operation
 
 
+def _name(door: Door) -> str:
+    """Return a name that no other door has: /query_module is not /query/module."""
+    segments = [re.sub("[^a-z0-9_]+", "_", segment).strip("_") for segment in door.path.strip("/").split("/")]
+    return f"{door.method.lower()}_{'__'.join(segments) or 'root'}"
+
+
 def _failures(door: Door) -> dict[str, Any]:
+    if door.answers == "status":
+        return {statuses: {"$ref": "#/components/responses/Status"} for statuses in ("4XX", "5XX")}
     if door.answers.startswith("model"):
         return {statuses: {"$ref": "#/components/responses/Error"} for statuses in ("4XX", "5XX")}
     return {
@@ -112,7 +128,7 @@ def _success(door: Door) -> dict[str, Any]:
         if door.path.endswith("/infer"):
             content["application/octet-stream"] = {"schema": {"description": "JSON and the tensors behind it."}}
         return {"description": door.summary, "content": content}
-    if door.answers == "json":
+    if door.answers in ("json", "status"):
         return {"description": door.summary, "content": {"application/json": {"schema": {"type": "object"}}}}
     kinds = door.answers.split(" ")
     return {"description": door.summary, "content": {kind: {"schema": {"type": "string"}} for kind in kinds}}
@@ -120,7 +136,7 @@ def _success(door: Door) -> dict[str, Any]:
 
 def _body(door: Door) -> dict[str, Any]:
     if door.command is not None:
-        return _command_schema(door.command)
+        return _object_schema(own_fields(door.command))
     if door.answers.startswith("model"):
         return door.request or {"type": "object"}
     schema = door.request if isinstance(door.request, dict) else None
@@ -133,8 +149,7 @@ def _body(door: Door) -> dict[str, Any]:
     }
 
 
-def _command_schema(command: Command) -> dict[str, Any]:
-    fields = own_fields(command)
+def _object_schema(fields: Iterable[Field]) -> dict[str, Any]:
     schema: dict[str, Any] = {
         "type": "object",
         "properties": {field.name: _field_schema(field) for field in fields},
@@ -154,8 +169,10 @@ def _field_schema(field: Field) -> dict[str, Any]:
         schema["enum"] = list(field.choices)
     if field.minimum is not None:
         schema["minimum"] = field.minimum
+    if field.fields and "object" in field.types:
+        schema |= _object_schema(field.fields) | {"type": schema["type"]}
     if field.items and "array" in field.types:
-        schema["items"] = {"type": field.items}
+        schema["items"] = _object_schema(field.fields) if field.items == "object" and field.fields else {"type": field.items}
     if field.default is not REQUIRED:
         schema["default"] = field.default
     return schema
@@ -183,9 +200,18 @@ def _schemas() -> dict[str, Any]:
 def _responses() -> dict[str, Any]:
     content = {"application/json": {"schema": _ENVELOPE}}
     error = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+    status = {
+        "type": "object",
+        "properties": {"status": {"const": "Error"}, "message": {"type": "string"}},
+        "required": ["status", "message"],
+    }
     return {
         **{status: {"description": text, "content": content} for status, text in _REFUSALS.items()},
         "Error": {"description": "What is wrong.", "content": {"application/json": {"schema": error}}},
+        "Status": {
+            "description": "What is wrong; an envelope where the request never got there.",
+            "content": {"application/json": {"schema": {"anyOf": [status, _ENVELOPE]}}},
+        },
     }
 
 

@@ -83,8 +83,12 @@ class Upstream:
 
 
 def _own_wait(message: dict[str, Any]) -> float:
-    """Return the seconds that a request says it waits; what is no number the server refuses at once."""
-    timeout = message.get("timeout", 0)
+    """Return the seconds that a request says it waits, itself or in an object in it; the server refuses what is no number."""
+    own = [message, *(value for value in message.values() if isinstance(value, dict))]
+    return max(_seconds(fields.get("timeout", 0)) for fields in own)
+
+
+def _seconds(timeout: Any) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not math.isfinite(timeout):
         return 0.0
     return max(float(timeout), 0.0)

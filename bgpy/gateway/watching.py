@@ -27,15 +27,16 @@ _FIRST_WAIT = 0.5
 #: Seconds of silence after which a stream shows that it is alive: what lies between client and gateway drops it otherwise.
 BEAT = 15.0
 #: Seconds that a client may take no bytes.
-_SEND_TIMEOUT = 30.0
+SEND_TIMEOUT = 30.0
 _EVENT_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
 
 # RFC 6455, 7.4.1, and the register that it names.
-_GOING_AWAY = 1001
-_BAD_DATA = 1007
-_POLICY = 1008
-_FAILED = 1011
-_TRY_AGAIN = 1013
+GOING_AWAY = 1001
+BAD_DATA = 1007
+POLICY = 1008
+TOO_LARGE = 1009
+FAILED = 1011
+TRY_AGAIN = 1013
 
 Envelope = dict[str, Any]
 
@@ -142,12 +143,12 @@ class Watching:
 
     async def _send_events(self, source: _Source, envelope: Envelope | None, send: Callable[[Message], Awaitable[None]]) -> None:
         while not source.ends:
-            await _in_time(send({"type": "http.response.body", "body": as_event(envelope), "more_body": True}))
+            await in_time(send({"type": "http.response.body", "body": as_event(envelope), "more_body": True}))
             try:
                 envelope = await source.next(BEAT)
             except BgpyError as failure:  # the status is out: the reason is the last event
                 data = as_event(read_failure(failure)[1])
-                await _in_time(send({"type": "http.response.body", "body": data, "more_body": True}))
+                await in_time(send({"type": "http.response.body", "body": data, "more_body": True}))
                 break
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -155,23 +156,23 @@ class Watching:
         """Read one message, the fields of the command, and send each envelope as one."""
         socket = WebSocket(call.scope, call.receive, call.send)
         await socket.accept()
-        code, reason = _FAILED, "The gateway failed"
+        code, reason = FAILED, "The gateway failed"
         try:
             fields = await self._first_message(socket)
             code, reason = await self._send_envelopes(socket, self._make_message(command, fields))
         except RefusedError as refused:
-            code, reason = (_POLICY, refused.reason) if refused.field == "" else (_BAD_DATA, refused.reason)
+            code, reason = (POLICY, refused.reason) if refused.field == "" else (BAD_DATA, refused.reason)
         except BgpyError as failure:
             status, envelope = read_failure(failure)
-            await _in_time(socket.send_text(dump_json(envelope).decode("utf-8")))
-            code, reason = (_TRY_AGAIN if status == 503 else _FAILED), type(failure).__name__
+            await in_time(socket.send_text(dump_json(envelope).decode("utf-8")))
+            code, reason = (TRY_AGAIN if status == 503 else FAILED), type(failure).__name__
         except (WebSocketDisconnect, ClientGone):
             return
         except Exception as failure:
             failure_answer(failure)  # logs it
             raise
         finally:
-            await _close(socket, code, reason)
+            await close_socket(socket, code, reason)
 
     async def _first_message(self, socket: WebSocket) -> dict[str, Any]:
         waiting = asyncio.ensure_future(socket.receive())
@@ -199,10 +200,10 @@ class Watching:
                 while not source.ends:
                     envelope = await source.next(BEAT)
                     if envelope is not None:
-                        await _in_time(socket.send_text(dump_json(envelope).decode("utf-8")))
+                        await in_time(socket.send_text(dump_json(envelope).decode("utf-8")))
             finally:
                 await source.close()
-        return (_GOING_AWAY, "The gateway is ending") if self._ending.begun else (1000, "")
+        return (GOING_AWAY, "The gateway is ending") if self._ending.begun else (1000, "")
 
 
 def as_event(envelope: Envelope | None) -> bytes:
@@ -239,20 +240,20 @@ async def _closed(socket: WebSocket) -> None:
         pass
 
 
-async def _in_time(sending: Awaitable[None]) -> None:
+async def in_time(sending: Awaitable[None]) -> None:
     """Send, but not for longer than a living client takes."""
     try:
-        with anyio.fail_after(_SEND_TIMEOUT):
+        with anyio.fail_after(SEND_TIMEOUT):
             await sending
     except (TimeoutError, WebSocketDisconnect):
         raise ClientGone from None
 
 
-async def _close(socket: WebSocket, code: int, reason: str) -> None:
+async def close_socket(socket: WebSocket, code: int, reason: str) -> None:
     """Close a WebSocket; one that is gone is fine. A reason has at most 123 bytes."""
     text = reason.encode("utf-8", "replace")[:120].decode("utf-8", "ignore")
     try:
-        with anyio.move_on_after(_SEND_TIMEOUT):
+        with anyio.move_on_after(SEND_TIMEOUT):
             await socket.close(code, text)
     except (RuntimeError, WebSocketDisconnect):
         pass  # it was closed already

@@ -118,7 +118,7 @@ def test_a_wrong_method_is_405_and_says_which_are_right(http: httpx.Client, meth
 
 
 def test_an_unknown_path_is_404(http: httpx.Client) -> None:
-    for path in ("/nothing", "/push_job/x", "/push_job//", "/PUSH_JOB", "/page/index.html", "/%00", "/page.js/x"):
+    for path in ("/nothing", "/push_job/x", "/push_job//", "/PUSH_JOB", "/page/index.html", "/%00", "/app.js/x"):
         answer = http.send(httpx.Request("POST", httpx.URL(http.base_url, raw_path=path.encode()), headers=http.headers))
         assert answer.status_code == 404, path
         assert answer.json()["request_result"] is False
@@ -154,14 +154,14 @@ def test_the_page_is_there_for_browsers_with_its_rules(gateway: RunningGateway) 
         page = http.get("/", headers={"accept": "text/html"})
         assert page.status_code == 200
         assert "<title>bgpy</title>" in page.text
-        for path, kind in [("/page.css", "text/css"), ("/page.js", "text/javascript")]:
+        for path, kind in [("/page.css", "text/css"), ("/app.js", "text/javascript")]:
             assert path[1:] in page.text
             assert http.get(path).headers["content-type"].startswith(kind)
         assert "<style" not in page.text  # default-src 'self' forbids them
         assert "<script>" not in page.text
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/nothing", "/page.js"])
+@pytest.mark.parametrize("path", ["/", "/healthz", "/nothing", "/app.js"])
 def test_every_response_has_the_headers_that_keep_scripts_out(gateway: RunningGateway, path: str) -> None:
     with gateway.client(token=None) as http:
         headers = http.get(path).headers

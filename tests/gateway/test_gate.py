@@ -20,7 +20,8 @@ JSON = ("content-type", "application/json")
 BODY = ("content-length", "2")
 BEARER = ("authorization", f"Bearer {TOKEN}")
 COOKIE = ("cookie", f"bgpy-8000={make_cookie(KEY, 'bgpy-8000', NOW)}")
-RULES = Rules(TOKEN, KEY, frozenset({"big.example"}), frozenset({("GET", "/healthz"), ("POST", "/login")}), frozenset({"/"}))
+OPEN = frozenset({("GET", "/healthz"), ("POST", "/login")})
+RULES = Rules(TOKEN, KEY, frozenset({"big.example"}), OPEN, frozenset({"/"}), frozenset({"/runtime"}))
 NO_TOKEN = RULES._replace(token="", cookie_key=b"")
 
 
@@ -249,6 +250,42 @@ def test_the_page_is_open_to_browsers_only() -> None:
     assert outcome(HOST, ("accept", "text/html"), method="GET", path="/metrics") == 401
 
 
+def talking(*headers: tuple[str, str], path: str = "/runtime", rules: Rules = RULES) -> str | int:
+    """Return the outcome for a WebSocket on which the token may be the first message."""
+    return outcome(*headers, kind="websocket", scheme="ws", method="GET", path=path, rules=rules)
+
+
+def test_who_shows_nothing_may_say_the_token_on_the_websockets_that_are_for_it() -> None:
+    assert talking(HOST) == "first-message"
+    assert talking(HOST, ORIGIN) == "first-message"
+    assert talking(HOST, ("cookie", "bgpy-8000=1.2.3.4")) == "first-message"  # a page whose cookie has ended
+    assert talking(HOST, ("authorization", "Basic dTpw")) == "first-message"
+    assert talking(HOST, path="/watch") == 401
+    assert talking(HOST, path="/runtime/x") == 401
+    for method in ("GET", "POST"):
+        assert outcome(HOST, method=method, path="/runtime") == 401
+
+
+def test_who_shows_something_is_judged_by_that() -> None:
+    assert talking(HOST, BEARER) == "bearer"
+    assert talking(HOST, ("authorization", "Bearer wrong")) == 401
+    assert talking(HOST, BEARER, BEARER) == 401
+    assert talking(HOST, COOKIE, ORIGIN) == "cookie"
+    assert talking(HOST, COOKIE) == 403
+
+
+def test_the_rules_of_host_origin_and_proxies_come_before_the_first_message() -> None:
+    assert talking() == 400
+    assert talking(HOST, HOST) == 400
+    assert talking(("host", "evil.example")) == 403
+    assert talking(HOST, ("origin", "http://evil.example")) == 403
+    assert talking(HOST, ("origin", "null")) == 403
+    assert talking(HOST, ("origin", "https://localhost:8000")) == 403
+    assert talking(HOST, ORIGIN, ("via", "x"), rules=NO_TOKEN) == 403
+    assert talking(HOST, rules=NO_TOKEN) == 403  # nobody needs to say it; a page says where it is from
+    assert talking(HOST, ORIGIN, rules=NO_TOKEN) == "no-token"
+
+
 def test_a_refusal_does_not_show_the_token() -> None:
     raw = [(b"host", b"localhost"), (b"authorization", b"Bearer wrong")]
     verdict = judge(read_facts("http", "POST", "http", "/", raw), RULES, NOW)
@@ -267,12 +304,18 @@ def test_a_refusal_does_not_show_the_token() -> None:
         max_size=6,
     ),
     st.sampled_from(["GET", "POST", "HEAD"]),
-    st.sampled_from(["/", "/push_job", "/healthz"]),
+    st.sampled_from(["/", "/push_job", "/healthz", "/runtime"]),
+    st.sampled_from(["http", "websocket"]),
 )
-def test_property_nothing_but_the_open_passes_without_a_login(headers: list[tuple[str, str]], method: str, path: str) -> None:
+def test_property_nothing_but_the_open_passes_without_a_login(
+    headers: list[tuple[str, str]], method: str, path: str, kind: Any
+) -> None:
     raw = [(name.encode(), value.encode("utf-8", "surrogatepass")) for name, value in headers]
-    verdict = judge(read_facts("http", method, "http", path, raw), RULES, NOW)
-    assert isinstance(verdict, Refusal) or (verdict.by == "open" and method in ("GET", "HEAD") and path != "/push_job")
+    verdict = judge(read_facts(kind, method, "http", path, raw), RULES, NOW)
+    if isinstance(verdict, Allow) and kind == "websocket":
+        assert (verdict.by, path) == ("first-message", "/runtime")
+    elif isinstance(verdict, Allow):
+        assert (verdict.by, method in ("GET", "HEAD"), path in ("/", "/healthz")) == ("open", True, True)
 
 
 def test_hosts_and_origins_are_split_by_one_rule() -> None:

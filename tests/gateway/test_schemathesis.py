@@ -19,7 +19,9 @@ from bgpy.gateway.openapi import make_openapi
 ENVELOPED = [checks.negative_data_rejection]
 #: Not every text is the JSON that the description says it is.
 OPAQUE = {"/v2/repository/models/{name}/load": [checks.positive_data_acceptance]}
-SCHEMA = schemathesis.openapi.from_dict(make_openapi(create_app(token=TOKEN, port=1).doors))
+#: The files of the page are described by the page.
+DOORS = [door for door in create_app(token=TOKEN, port=1).doors if not door.summary.startswith("Of the page")]
+SCHEMA = schemathesis.openapi.from_dict(make_openapi(DOORS))
 
 
 @SCHEMA.auth()
@@ -46,6 +48,10 @@ CASES = [
 def gateway(workspaces: Workspaces) -> Iterator[RunningGateway]:
     AnyModel(workspaces)
     workspaces.answers["watch"] = lambda args: {"request_result": True, "result": {"event": "end", "number": 1}}
+    for name in ("start_request", "kill_request", "get_requests", "query_module"):
+        workspaces.answers[name] = lambda args: {"request_result": True, "result": {"status": "Ok", "request": 1}}
+    workspaces.answers["watch_requests"] = lambda args: {"request_result": True, "result": {"event": "alive", "number": 1}}
+    workspaces.answers["recall_requests"] = lambda args: {"request_result": True, "result": {"1": {"status": "Ok"}}}
     with running_gateway(workspaces) as running:
         yield running
 

@@ -7,11 +7,13 @@ import json
 import re
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, WebSocketRoute
+from support.commands import ROOT
 from support.gateways import BEARER, HOST, TOKEN, InMemory, Workspaces
 from support.servers import running_server, tasks
 
@@ -19,9 +21,13 @@ from bgpy.gateway import Limits, create_app
 from bgpy.gateway.upstream import Upstream
 from bgpy.tasks.tensorflow.commands import COMMANDS
 
+PAGE = ROOT / "bgpy/gateway/page"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "ANY"]
 #: What everybody may have: nothing else.
-OPEN = {("GET", "/healthz"), ("GET", "/page.css"), ("GET", "/page.js"), ("POST", "/login")}
+ASSETS = {f"/{file.relative_to(PAGE).as_posix()}" for file in PAGE.rglob("*") if file.is_file() and file.name != "index.html"}
+OPEN = {("GET", "/healthz"), ("GET", "/login"), ("POST", "/login")} | {("GET", path) for path in ASSETS}
+#: WebSockets that let in who has yet to say the token.
+TALKING = {"/requests", "/runtime"}
 BAD_LOGINS: list[list[tuple[str, str]]] = [
     [],
     [("authorization", "Bearer")],
@@ -45,6 +51,10 @@ def below_a_dialect(path: str) -> bool:
 
 def open_by_right(method: str, path: str) -> bool:
     return ("GET" if method == "HEAD" else method, path.rstrip("/")) in OPEN
+
+
+def may_say_the_token(path: str, login: Sequence[tuple[str, str]]) -> bool:
+    return path.rstrip("/") in TALKING and not dict(login).get("authorization", "").startswith("Bearer")
 
 
 async def plain(request: Any) -> PlainTextResponse:
@@ -95,6 +105,8 @@ def test_no_path_lets_a_websocket_in_without_a_login(app: Any, login: Sequence[t
     async def walk() -> set[str]:
         said = set()
         for path in [*walked_paths(app), "/inner/chat", "/other/chat"]:
+            if may_say_the_token(path, login):
+                continue
             for message in await asking.upgrade(path, login, extensions):
                 said.add(f"{message['type']} {message.get('status', message.get('code', ''))}")
         return said
@@ -103,13 +115,50 @@ def test_no_path_lets_a_websocket_in_without_a_login(app: Any, login: Sequence[t
     assert asyncio.run(walk()) == (with_answer if extensions else {"websocket.close 1008"})
 
 
+@pytest.mark.parametrize("login", [login for login in BAD_LOGINS if ("authorization" not in dict(login))])
+def test_who_may_say_the_token_gets_nothing_before(app: Any, login: Sequence[tuple[str, str]]) -> None:
+    asking = InMemory(app)
+    asked = []
+
+    def ask(message: Any, *more: Any) -> Any:
+        asked.append(message)
+        raise AssertionError("The server was asked")
+
+    app._upstream.execute = app._upstream.stream = ask
+    messages = [
+        *('{"action": "list"}', '{"route": "status"}', '{"token": "wrong"}', "{}", "nothing", b"\xff"),
+        *(json.dumps({"token": TOKEN, "action": "list"}), json.dumps({"token": TOKEN, "route": "status"}), json.dumps([TOKEN])),
+    ]
+
+    async def walk() -> int:
+        walked = 0
+        for path in walked_paths(app):
+            if not may_say_the_token(path, login):
+                continue
+            assert await asking.upgrade(path, login) == [{"type": "websocket.accept", "headers": ANY, "subprotocol": None}]
+            for message in messages:
+                # What else is said behind it, the token too, is not heard any more.
+                said = [message, json.dumps({"token": TOKEN}), message]
+                accepted, error, closed = await asking.upgrade(path, login, messages=said)
+                assert accepted["type"] == "websocket.accept"
+                assert (
+                    {"field", "message"} <= json.loads(error["text"]).keys() <= {"field", "message", "type", "action", "status"}
+                )
+                assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
+                walked += 1
+        return walked
+
+    assert asyncio.run(walk()) == len(messages) * len(TALKING) * 2  # with a slash at the end, and without
+    assert asked == []
+
+
 def test_what_is_walked_can_be_reached_with_the_token(app: Any) -> None:
     """Else the walk would show nothing."""
     asking = InMemory(app)
 
     async def walk() -> dict[str, int]:
         found = {path: (await asking.http("GET", path, BEARER))[0] for path in ("/inner/deep", "/other/deep", "/openapi.json")}
-        for path in ("/inner/chat", "/other/chat", "/watch"):
+        for path in ("/inner/chat", "/other/chat", "/watch", *TALKING):
             found[path] = 200 if (await asking.upgrade(path, BEARER))[0]["type"] == "websocket.accept" else 0
         return found
 
@@ -147,6 +196,7 @@ def test_what_the_gate_judges_and_what_is_routed_are_one_path(app: Any) -> None:
 def test_the_open_doors_are_those_of_the_list(app: Any) -> None:
     assert app.table.open_paths() == OPEN
     assert app.table.open_pages() == {"/"}
+    assert app.table.talking_paths() == TALKING
 
 
 def test_a_scope_of_an_unknown_kind_is_not_let_in(app: Any) -> None:
@@ -157,7 +207,7 @@ def test_a_scope_of_an_unknown_kind_is_not_let_in(app: Any) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/healthz/../push_job", "/healthz/%2e%2e/push_job", "/page.js/../metrics", "//healthz", "/healthz//"),
+        *("/healthz/../push_job", "/healthz/%2e%2e/push_job", "/app.js/../metrics", "//healthz", "/healthz//"),
         *("/v2/../healthz", "/v1/models/%2Fhealthz", "/v2%2F..%2Fhealthz"),
     ],
 )

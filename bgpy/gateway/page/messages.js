@@ -1,0 +1,47 @@
+// Short words to the person, in the page's region of role status.
+
+import { h } from "./dom.js";
+
+//: Milliseconds that good news stay; bad ones stay until they are sent away.
+const STAY = 5000;
+//: As many messages at once.
+const MOST = 4;
+
+/** Say something that went well, for some seconds. */
+export function say(text) {
+  const message = put(text, "good");
+  setTimeout(() => message.remove(), STAY);
+}
+
+/** Say what went wrong, until it is sent away. */
+export function complain(text) {
+  put(text, "bad");
+}
+
+/** Run an action, such as a button's; what it fails with is told. Returns its result, undefined where it failed. */
+export async function attempt(action) {
+  try {
+    return await action();
+  } catch (error) {
+    if (error.kind !== "left" && error.status !== 401) {
+      complain(error.message);
+    }
+    return undefined;
+  }
+}
+
+function put(text, kind) {
+  const region = document.getElementById("messages");
+  for (const message of region.querySelectorAll(".message")) {
+    if (message.dataset.text === text) {
+      message.remove();
+    }
+  }
+  const close = h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", onclick: () => message.remove() }, "×");
+  const message = h("div", { class: `message ${kind}`, "data-text": text }, h("span", {}, text), close);
+  region.append(message);
+  while (region.children.length > MOST) {
+    region.firstElementChild.remove();
+  }
+  return message;
+}

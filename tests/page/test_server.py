@@ -1,0 +1,126 @@
+"""The view of the server: its state and its plots, live; off and on again; the page wherever the gateway is mounted."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from support.browsing import TOKEN, Served, Visit, expect, visiting
+
+from bgpy.gateway import create_app
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+#: Milliseconds after which the page looks again.
+INTERVAL = 2100
+#: Whether something was drawn on a plot.
+DRAWN = "plot => plot.querySelector('canvas').getContext('2d').getImageData(0, 0, 900, 400).data.some(byte => byte > 0)"
+
+
+def push(served: Served, name: str, job: str, timeout: float = 20) -> None:
+    served.ask("push_job", name=name, type="script", job=job, timeout=timeout, variables=False)
+
+
+def test_queue_and_latency_are_plotted_as_they_change(visit: Visit, served: Served) -> None:
+    served.ask("create_workspace", name="lab")
+    served.ask("create_workspace", name="broken")
+    for n in range(8):
+        push(served, "lab", f"import threading; threading.Event().wait({0.004 * 2**n})")
+    push(served, "broken", "1 / 0")
+    visit.page.clock.install()
+    page = visit.go("#server")
+    tile = page.locator(".tile", has_text="Latency")
+    expect(tile).to_contain_text("median of 9 jobs")
+    expect(page.get_by_role("row", name=re.compile("^broken"))).to_contain_text("failed")
+    queue, latency = (page.get_by_role("img", name=re.compile(name)) for name in ("Jobs that wait", "Latency of jobs"))
+    assert latency.evaluate(DRAWN)
+    expect(latency).to_have_accessible_name(re.compile(r"Ran [\d.]+ ms, Waited"))
+    push(served, "lab", "import threading; threading.Event().wait(60)", timeout=0)
+    push(served, "lab", "'waits'", timeout=0)
+    push(served, "lab", "'waits as well'", timeout=0)
+    page.clock.run_for(INTERVAL)
+    expect(queue).to_have_accessible_name("Jobs that wait and that run: Waiting 2, Running 1")
+    assert queue.evaluate(DRAWN)
+    served.ask("interrupt", name="lab")
+    served.ask("get_record", name="lab", timeout=20)
+    page.clock.run_for(INTERVAL)
+    expect(tile).to_contain_text("median of 12 jobs")
+    visit.shoot("server")
+
+
+def test_nobody_asks_while_nobody_looks(visit: Visit) -> None:
+    visit.page.clock.install()
+    page = visit.go("#server")
+    page.get_by_text("Latency", exact=True).wait_for()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    with page.expect_request(re.compile("get_overview")):
+        page.clock.run_for(INTERVAL)
+    page.evaluate("() => Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    asked.clear()
+    page.clock.run_for(60_000)
+    assert asked == []
+    with page.expect_request(re.compile("get_overview")):
+        page.evaluate("() => { delete document.hidden; document.dispatchEvent(new Event('visibilitychange')); }")
+
+
+def test_a_service_that_is_off_is_switched_on_again(visit: Visit, served: Served) -> None:
+    served.ask("destroy")
+    page = visit.go("#server")
+    page.get_by_text("The service is switched off.").wait_for()
+    page.get_by_role("button", name="Switch it on").click()
+    page.get_by_text("There is no workspace yet.").wait_for()
+
+
+@contextlib.contextmanager
+def mounted(served: Served, **options: Any) -> Iterator[str]:
+    """Run an app that has a gateway of its own below a path; yield the address of that."""
+    gateway = create_app(port=served.port, token=TOKEN, **options)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await gateway.close()
+
+    app = Starlette(routes=[Mount("/in/the lab", gateway)], lifespan=lifespan)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", loop="asyncio", timeout_graceful_shutdown=3))
+        thread = threading.Thread(target=server.run, args=([listening],), name="mounted")
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{port}/in/the%20lab/"  # who comes before it is ready waits
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+def test_it_works_below_a_path_and_in_the_dark(browser: Browser, served: Served) -> None:
+    with mounted(served) as url, visiting(browser, served._replace(url=url), logged_in=False, color_scheme="dark") as visit:
+        page = visit.go()
+        page.get_by_label("Token").fill(TOKEN)
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("button", name=re.compile("Create a workspace|New workspace")).first.click()
+        page.get_by_role("dialog").get_by_label("Name").fill("below")
+        page.get_by_role("button", name="Create", exact=True).click()
+        page.get_by_role("textbox", name="Python code").click()
+        page.keyboard.insert_text("print('below')")
+        page.keyboard.press("Control+Enter")
+        expect(page.get_by_label("Output")).to_have_text("below\n")
+        assert page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor") == "rgb(14, 18, 23)"
+
+
+def test_where_no_token_is_needed_none_is_asked_for(browser: Browser, served: Served) -> None:
+    with mounted(served, no_token=True) as url, visiting(browser, served._replace(url=url), logged_in=False) as visit:
+        page = visit.go("#server")
+        page.get_by_role("heading", name="Server").wait_for()
+        page.get_by_text("running", exact=True).wait_for()
