@@ -108,7 +108,9 @@ def output(page: Page) -> Locator:
 
 def choose(page: Page, name: str) -> Locator:
     """Show a placeholder; return where it is shown."""
-    page.get_by_role("region", name="Placeholders").get_by_role("button", name=re.compile(rf"^{name}\b")).click()
+    button = page.get_by_role("region", name="Placeholders").get_by_role("button", name=re.compile(rf"^{name}\b"))
+    button.click()
+    expect(button).to_have_attribute("aria-current", "true")
     detail = page.get_by_role("region", name="Placeholder", exact=True)
     expect(detail.locator("[aria-busy]")).to_have_count(0)
     return detail

@@ -17,7 +17,7 @@
  *   dom.js        h(tag, properties, ...children), renew(container, elements), labelled(text, field, hint), chip(text, kind),
  *                 moment(seconds), span(seconds)
  *   editor.js     editor(container, { label, text, run, changed }): code, with highlighting
- *   plot.js       plot(container, series, options), histogram(container, edges, counts, options)
+ *   plot.js       plot(container, series, options)
  *   values.js     valueView(value, about), tableView({ columns, count, fetch }), pictureView(base64), errorView(error),
  *                 brief(value), describe(type, shape)
  *   output.js     makeOutput(), showProgress(container, bars, event): what runs, while it does

@@ -1,4 +1,4 @@
-// Plots, by uPlot: lines, points and bars over time or over numbers.
+// Plots, by uPlot: lines and points over time.
 
 import uPlot from "./vendor/uplot.js";
 import { h } from "./dom.js";
@@ -9,12 +9,12 @@ const COLOURS = ["--plot-1", "--plot-2", "--plot-3", "--plot-4", "--plot-5", "--
 /**
  * Put a plot into a container.
  *
- * `series` is a list of { label, kind }, where kind is "line" (the default), "points" or "bars". `options`: `label` names it for
- * screen readers, `height` in pixels, `time` says whether x is seconds since 1970 (the default) or plain numbers, `format(y)`
- * writes a value, `formatX(x)` a place on the x axis that is no time, `log` makes the y axis logarithmic. Returns an object with
- * `update(xs, ...ys)`, lists of the same length with null for what is not there, and `close()`, to be called in a view's `hide`.
+ * `series` is a list of { label, kind }, where kind is "line" (the default) or "points". `options`: `label` names it for screen
+ * readers, `height` in pixels, `format(y)` writes a value, `log` makes the y axis logarithmic. Returns an object with
+ * `update(xs, ...ys)`, lists of the same length, the first one of seconds since 1970, with null for what is not there, and
+ * `close()`, to be called in a view's `hide`.
  */
-export function plot(container, series, { label, height = 180, time = true, format = plain, formatX = plain, log = false } = {}) {
+export function plot(container, series, { label, height = 180, format = plain, log = false } = {}) {
   const host = h("div", { class: "plot", role: "img", "aria-label": label });
   container.append(host);
   const colours = new Map();
@@ -37,15 +37,15 @@ export function plot(container, series, { label, height = 180, time = true, form
         markers: { width: 0, fill: (_, index) => (index ? colour(COLOURS[(index - 1) % COLOURS.length])() : null) },
       },
       scales: {
-        x: time ? { time, range: (_, low, high) => [Math.min(low, high - SHORTEST), high] } : { time },
+        x: { time: true, range: (_, low, high) => [Math.min(low, high - SHORTEST), high] },
         y: log ? { distr: 3 } : linear,
       },
       axes: [
-        { ...axis, grid: { show: false }, ...(time ? { values: TIMES } : { values: values(formatX) }) },
+        { ...axis, grid: { show: false }, values: TIMES },
         { ...axis, size: 64, values: values(format), ...(log ? { splits: decades } : {}) },
       ],
       series: [
-        { label: time ? "Time" : "Value", value: time ? undefined : (_, x) => (x === null ? "–" : formatX(x)) },
+        { label: "Time" },
         ...series.map((one, index) => drawn(one, colour(COLOURS[index % COLOURS.length]), format)),
       ],
     },
@@ -75,14 +75,6 @@ export function plot(container, series, { label, height = 180, time = true, form
   };
 }
 
-/** Put a histogram into a container: `edges` is one longer than `counts`. Returns an object with `close()`. */
-export function histogram(container, edges, counts, { label, height = 120, format = plain } = {}) {
-  const middles = counts.map((_, index) => (edges[index] + edges[index + 1]) / 2);
-  const chart = plot(container, [{ label: "Count", kind: "bars" }], { label, height, time: false, formatX: format });
-  chart.update(middles, counts);
-  return chart;
-}
-
 //: Seconds that an axis of time shows at least.
 const SHORTEST = 60;
 
@@ -109,9 +101,6 @@ function readColour(host, name) {
 
 function drawn({ label, kind = "line" }, stroke, format) {
   const common = { label, stroke, value: (_, y) => (y === null || y === undefined ? "–" : format(y)) };
-  if (kind === "bars") {
-    return { ...common, width: 0, fill: stroke, paths: uPlot.paths.bars({ size: [0.9, 60] }), points: { show: false } };
-  }
   if (kind === "points") {
     return { ...common, width: 0, paths: () => null, points: { show: true, size: 6, width: 0, fill: stroke } };
   }

@@ -1,6 +1,6 @@
 // The placeholders of a run: the list of them, and the value or the statistics of the one that was chosen.
 
-import { h } from "../dom.js";
+import { h, renew } from "../dom.js";
 import { describe, tableView, valueView } from "../values.js";
 import { statisticsView } from "./statistics.js";
 
@@ -34,7 +34,7 @@ export function openPlaceholders(container, ask, list) {
       reading = true;
       try {
         const found = await list();
-        names.replaceChildren(...found.map(choice));
+        renew(names, found.map(choice));
         none.hidden = found.length > 0;
       } catch (error) {
         none.textContent = error.message;
@@ -53,16 +53,14 @@ export function openPlaceholders(container, ask, list) {
       h("code", {}, name),
       h("small", {}, about),
     );
-    if (name === chosen) {
-      button.setAttribute("aria-current", "true");
-    }
+    mark(button, name === chosen);
     return h("li", { "data-name": name }, button);
   }
 
   async function open(name, what) {
     chosen = name;
     for (const button of names.querySelectorAll("button")) {
-      button.toggleAttribute("aria-current", button.parentElement.dataset.name === name);
+      mark(button, button.parentElement.dataset.name === name);
     }
     const tab = (text, word) =>
       h("button", { type: "button", class: "small", "aria-pressed": String(what === word), onclick: () => open(name, word) }, text);
@@ -140,4 +138,12 @@ function layOut({ columns, dtypes, dtype, index, shape, value }) {
       ? value[0].map((_, place) => head(place, dtype))
       : [head("Value", dtype)];
   return { heads: [h("span", { class: "unseen" }, "Row"), ...inner], cells };
+}
+
+function mark(button, chosen) {
+  if (chosen) {
+    button.setAttribute("aria-current", "true");
+  } else {
+    button.removeAttribute("aria-current");
+  }
 }
