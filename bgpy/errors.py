@@ -43,6 +43,7 @@ Every exception of the package, in one tree.
     │  ├─ ModelInputError(ValueError)         a wrong name, dtype or shape, or a body that breaks the protocol's rules
     │  └─ ModelDataError(ValueError)          data, or a file of data, that a model of a run cannot be given
     ├─ StoreError                             jobs and results cannot be kept
+    ├─ ClusterError                           a Ray cluster cannot be used, or could not do what it was asked for
     ├─ WslError                               the other side of WSL could not be reached
     └─ MissingExtraError(ImportError)         an optional dependency is not installed
 
@@ -473,6 +474,17 @@ class StoreError(BgpyError):
         return f"The store {self.path}: {self.reason}. {self.mend}."
 
 
+class ClusterError(BgpyError):
+    """Say why a Ray cluster cannot be used, or what it could not do."""
+
+    def __init__(self, address: str, reason: str, mend: str = "") -> None:
+        super().__init__(address, reason, mend)
+        self.address, self.reason, self.mend = address, reason, mend
+
+    def __str__(self) -> str:
+        return f"The Ray cluster {self.address!r}: {self.reason}.{f' {self.mend}.' if self.mend else ''}"
+
+
 class WslError(BgpyError):
     """Say why the other side of WSL could not be reached, and what was tried."""
 
@@ -491,8 +503,7 @@ class MissingExtraError(BgpyError, ImportError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(feature, extra)
-        self.feature = feature
-        self.extra = extra
+        self.feature, self.extra = feature, extra
 
     def __str__(self) -> str:
         return f'{self.feature} needs an optional dependency: pip install "bgpy[{self.extra}]"'

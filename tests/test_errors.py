@@ -60,6 +60,7 @@ SAMPLES: dict[str, tuple[BgpyError, str]] = {
     "ModelInputError": (errors.ModelInputError("There is no input 'z'; it has x: float32 [?, 2]."), "it has x: float32 [?, 2]."),
     "ModelDataError": (errors.ModelDataError("There is no file x.csv."), "There is no file x.csv."),
     "StoreError": (errors.StoreError("jobs.db", "no space left", "Make room and try again"), "Make room and try again."),
+    "ClusterError": (errors.ClusterError("auto", "there is none", "Start one"), "there is none. Start one."),
     "WslError": (errors.WslError("No wsl.exe", ("wsl.exe", "PATH")), "Run bgpy doctor for what this machine allows."),
     "MissingExtraError": (errors.MissingExtraError("The gateway", "gateway"), 'pip install "bgpy[gateway]"'),
 }

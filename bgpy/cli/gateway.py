@@ -143,6 +143,11 @@ def gateway(
 )
 @click.option("--name", default=DEFAULT_NAME, show_default=True, metavar="NAME", help="The server's name.")
 @click.option("--store", metavar="PATH", help="Keep workspaces, jobs and results in this file.")
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Run workspaces on this Ray cluster: auto, local (a small one that ends with the server), HOST:PORT or ray://HOST:PORT.",
+)
 @click.option("-l", "--log-level", type=click.Choice(_LEVELS, case_sensitive=False), default="INFO", show_default=True)
 @click.option("-f", "--log-file", metavar="FILE", help="Where the log goes with --background; by default a file of its own.")
 @click.option("-b", "--background", is_flag=True, help="Start both as processes of their own, and return when they are ready.")
@@ -156,6 +161,7 @@ def serve(
     listen: str,
     name: str,
     store: str | None,
+    ray: str | None,
     log_level: str,
     log_file: str | None,
     background: bool,
@@ -173,8 +179,9 @@ def serve(
     if log_file is not None and not background:
         raise click.UsageError("--log-file goes with --background; in the foreground the log goes to standard error")
     names = list(tasks or DEFAULT_TASKS)
-    if store is not None and not set(STORING).intersection(names):
-        raise click.UsageError(f"--store is for the task sets {' and '.join(STORING)}, of which none is among --tasks")
+    for option, value in (("--store", store), ("--ray", ray)):
+        if value is not None and not set(STORING).intersection(names):
+            raise click.UsageError(f"{option} is for the task sets {' and '.join(STORING)}, of which none is among --tasks")
     host, port = split_address(listen, "--listen")
     way_in = _way_in(entrance, ask, token_file)
     token = find_token(_read_token(ask, token_file, False))
@@ -183,7 +190,7 @@ def serve(
     store = _absolute(store)
     if background:
         server = make_server()
-        page = _start_pair(server, name, {"gateway": config, "tasks": names, "store": store}, timeout)
+        page = _start_pair(server, name, {"gateway": config, "tasks": names, "store": store, "ray": ray}, timeout)
         _tell_pair(page, way_in, server)
         ends = "bgpy terminate" if name == DEFAULT_NAME else f"bgpy terminate --name {name}"
         click.echo(f"Their log: {server.log_file}. {ends} ends both.")
@@ -192,7 +199,7 @@ def serve(
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as a background server does: a module of the user's may lie here
     pair = Pair(config, token)
-    server = make_server(tasks=pair.tasks(make_tasks(names, store)))
+    server = make_server(tasks=pair.tasks(make_tasks(names, store, ray)))
     click.get_current_context().exit(_run_pair(server, pair, way_in))
 
 

@@ -158,7 +158,7 @@ def serve_detached_pair(config: Config, ready: Callable[[Config], None]) -> int:
     Parameters
     ----------
     config
-        The fields of the server's settings; and "pair": "gateway", as for `Pair`, "tasks" and "store", as for `make_tasks`.
+        The fields of the server's settings; and "pair": "gateway", as for `Pair`, "tasks", "store" and "ray", as for `make_tasks`.
     ready
         Called once with the server's address, and the gateway's under "page".
 
@@ -168,7 +168,7 @@ def serve_detached_pair(config: Config, ready: Callable[[Config], None]) -> int:
 
     more = config.pop("pair")
     pair = Pair(more["gateway"], config["token"])
-    tasks = pair.tasks(make_tasks(more["tasks"], more["store"]))
+    tasks = pair.tasks(make_tasks(more["tasks"], more["store"], more["ray"]))
 
     def both_ready(address: Config) -> None:
         page = pair.start(address["port"])
@@ -188,7 +188,7 @@ def installed_tasks() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(bgpy.tasks.__path__) if module.ispkg]
 
 
-def make_tasks(names: list[str], store: str | None) -> TaskSet:
+def make_tasks(names: list[str], store: str | None, ray: str | None = None) -> TaskSet:
     """
     Return the task set of those names: of the package's own, or of modules.
 
@@ -196,6 +196,8 @@ def make_tasks(names: list[str], store: str | None) -> TaskSet:
     ----------
     store
         Where workspaces are kept: for the first of `names` that is in `STORING`, which makes them for the others.
+    ray
+        The Ray cluster that they run on, for the same one.
 
     Raises ServerStartError for what is none, and where two would have one name.
     """
@@ -209,10 +211,11 @@ def make_tasks(names: list[str], store: str | None) -> TaskSet:
         except Exception as error:  # whatever a module raises while it is imported
             why, where = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
             raise ServerStartError(f"the task set {name!r} cannot be loaded: {why}", where) from error
-    if store is not None:
+    options = {name: value for name, value in (("store", store), ("ray", ray)) if value is not None}
+    if options:
         first = next(name for name in names if name in STORING)
         module = importlib.import_module(f"bgpy.tasks.{first}")
-        sets[first] = getattr(module, f"{first}_tasks")(store=store)
+        sets[first] = getattr(module, f"{first}_tasks")(**options)
     return TaskSet.combine(sets) if len(sets) > 1 else next(iter(sets.values()))
 
 

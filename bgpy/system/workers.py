@@ -128,18 +128,20 @@ def start_clock() -> Callable[[], float]:
     return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
-def end_younger_than(begun: float) -> None:
+def end_younger_than(begun: float, orphanage: int) -> None:
     """
-    Kill what was started below this process since a time of `start_clock`, and below its parent, which adopts its orphans.
+    Kill what was started below this process since a time of `start_clock`.
 
-    The processes are killed, not collected: whoever started them may still ask for them. Linux only; elsewhere nothing happens.
+    `orphanage` is this process or its parent, whichever adopts the orphans of this one, and of no other: all that is young below
+    it is killed. The processes are not collected: whoever started them may still ask for them. Linux only; elsewhere nothing
+    happens.
     """
     if not LINUX:
         return
     first = int(begun * os.sysconf("SC_CLK_TCK"))  # the kernel keeps start times in ticks, rounded like this
     own = os.getpid()
     for _ in range(_ROUNDS):
-        young = [pid for pid in _descendants(os.getppid()) if pid != own and _started_since(pid, first)]
+        young = [pid for pid in _descendants(orphanage) if pid != own and _started_since(pid, first)]
         if not young:
             return
         for pid in young:
@@ -147,6 +149,44 @@ def end_younger_than(begun: float) -> None:
                 os.kill(pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass  # it has ended since, or is another user's
+
+
+def end_with_all(pid: int) -> None:
+    """
+    Kill a process that is not ours with all below it, which it must adopt for that (`adopt_orphans`).
+
+    It is stopped first, lest it start others meanwhile. Elsewhere than on Linux only the process and its group are killed.
+    """
+    try:
+        if LINUX:
+            os.kill(pid, signal.SIGSTOP)
+            for _ in range(_ROUNDS):
+                living = [each for each in _descendants(pid) if _started_since(each, 0)]
+                if not living:
+                    break
+                for each in living:
+                    os.kill(each, signal.SIGKILL)
+        end_group(pid)
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # it has ended since, or is another user's
+
+
+def end_marked(mark: bytes) -> None:
+    """Kill all processes but this one that were started with ``NAME=value`` in their environment, as far as that can be read."""
+    for name in filter(str.isdecimal, os.listdir("/proc")) if LINUX else ():
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if mark in file.read().split(b"\0") and int(name) != os.getpid():
+                    os.kill(int(name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it has ended since, or is another user's
+
+
+def open_process(pid: int) -> int | None:
+    """Return a descriptor that can be read once a process has ended; None where the platform has none (only Linux has)."""
+    opener = getattr(os, "pidfd_open", None)
+    return None if opener is None else int(opener(pid))
 
 
 def _descendants(root: int) -> list[int]:
@@ -190,6 +230,12 @@ def lead_own_group() -> None:
     """Leave the process group of the parent; does nothing on Windows."""
     if not WINDOWS:
         os.setpgid(0, 0)
+
+
+def let_interrupts_in() -> None:
+    """Let the calling thread take SIGINT, which whoever started it may have blocked. Does nothing on Windows."""
+    if not WINDOWS:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def hold_interrupts_back() -> None:

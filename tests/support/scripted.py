@@ -23,6 +23,7 @@ class ScriptedBackend:
     """
 
     process: tuple[int, str] | None = None
+    adopted = False
 
     def __init__(self, listener: Listener, abilities: Abilities, fails: str | None, ready: threading.Event | None) -> None:
         self.listener = listener
@@ -75,6 +76,9 @@ class ScriptedBackend:
     def write(self, name: str, value: Any, timeout: float) -> None:
         self._check()
         self.variables[name] = value
+
+    def leave(self) -> None:
+        self.close()
 
     def close(self) -> None:
         self.closed = True

@@ -34,7 +34,9 @@ class Workspaces(face.Workspaces):
         """Return a workspace; raises WorkspaceNotFoundError."""
         return Workspace(self._server, super().__getitem__(name).name)
 
-    def create(self, name: str | None = None, type: Literal["process", "thread"] | int = "process", **options: Any) -> Workspace:
+    def create(
+        self, name: str | None = None, type: Literal["process", "thread", "ray"] | int | None = None, **options: Any
+    ) -> Workspace:
         """Create a workspace, as `bgpy.tasks.workspace.face.Workspaces.create`."""
         return Workspace(self._server, super().create(name, type, **options).name)
 

@@ -76,7 +76,7 @@ def exit_task(client_socket: ClientSocket, state: dict[str, Any], args: dict[str
 
 def workspace_tasks(**options: Any) -> TaskSet:
     """
-    Return the task set with options: ``store`` (a path), ``synchronous``, ``max_jobs``; see `workspaces.Workspaces`.
+    Return the task set with options: ``store`` (a path), ``synchronous``, ``max_jobs``, ``ray``; see `workspaces.Workspaces`.
 
     It can be pickled, so that a server in the background gets it.
     """

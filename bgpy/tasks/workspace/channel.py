@@ -44,6 +44,11 @@ class Kind(enum.IntEnum):
     CALL = 5
     #: A question to a host of calls: its method, and a plain argument.
     ASK = 6
+    #: To the keeper of an interpreter elsewhere: what the connection is for; what has become of a job that it was given; an end.
+    ATTACH = 7
+    RESUME = 8
+    KILL = 9
+    LEAVE = 10
     #: The worker can run jobs: its process, the secret of its marks.
     READY = 16
     #: What a job tells, see `bgpy.tasks.workspace.progress`.
@@ -52,6 +57,9 @@ class Kind(enum.IntEnum):
     #: got a mark.
     ENDED = 18
     ANSWER = 19
+    #: From a keeper: what a job wrote, the end of its interpreter.
+    OUTPUT = 20
+    DIED = 21
 
 
 #: The kinds as plain numbers.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from bgpy.tasks.schema import REQUIRED, Command, Field
 
-_BACKENDS = (0, 1, "process", "thread")
+_BACKENDS = (0, 1, 2, "process", "thread", "ray", None)
 
 NAME = Field("name", ("string",), REQUIRED, "The workspace's name.", guide="Workspace name(Necessary field)")
 TIMEOUT = Field(
@@ -51,9 +51,9 @@ CREATE_WORKSPACE = Command(
         Field("name", ("string", "null"), None, "Its name; by default a random one.", guide="Workspace name(Default:Random)"),
         Field(
             "type",
-            ("integer", "string"),
-            0,
-            "Where it runs: 0 or process, 1 or thread.",
+            ("integer", "string", "null"),
+            None,
+            "Where it runs: 0 or process, 1 or thread, 2 or ray; by default a process, or as the server was started.",
             _BACKENDS,
             guide="0 is multiprocess, 1 is thread(Default:0)",
         ),
@@ -61,6 +61,12 @@ CREATE_WORKSPACE = Command(
         Field("on_crash", ("string",), "abort", "What becomes of queued jobs when the worker dies.", ("abort", "continue")),
         Field("memory_limit", ("integer", "null"), None, "Bytes of address space that the worker may take (POSIX).", minimum=1),
         Field("max_jobs", ("integer", "null"), None, "How many jobs are remembered; by default the last 10,000.", minimum=1),
+        Field("num_cpus", ("number", "null"), None, "On Ray: CPUs that are set aside for it.", minimum=0),
+        Field("num_gpus", ("number", "null"), None, "On Ray: GPUs that are set aside for it.", minimum=0),
+        Field("memory", ("integer", "null"), None, "On Ray: bytes of memory that are set aside for it.", minimum=1),
+        Field("resources", ("object", "null"), None, "On Ray: other resources that its node must have, and how much of each."),
+        Field("runtime_env", ("object", "null"), None, "On Ray: packages, files and variables that it needs, as Ray takes them."),
+        Field("node", ("string", "null"), None, "On Ray: the node that it runs on, by id, address or name."),
     ),
     "The workspace's name.",
     guide="Create workspace",

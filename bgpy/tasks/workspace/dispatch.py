@@ -15,7 +15,7 @@ from bgpy.tasks.schema import checker
 from bgpy.tasks.workspace import commands
 from bgpy.tasks.workspace.answering import answer_at_end, refused
 from bgpy.tasks.workspace.jobs import JobRecord
-from bgpy.tasks.workspace.means import Options
+from bgpy.tasks.workspace.means import PLACEMENT, Options
 from bgpy.tasks.workspace.values import Packed
 from bgpy.tasks.workspace.variables import read_variables, write_variable
 from bgpy.tasks.workspace.workspace import Workspace
@@ -83,7 +83,10 @@ def _destroy(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields
 
 
 def _create_workspace(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> str:
-    options = {field: fields[field] for field in Options._fields if fields[field] is not None}
+    options = {field: fields[field] for field in Options._fields if fields.get(field) is not None}
+    placement = {field: fields[field] for field in PLACEMENT if fields[field] is not None}
+    if placement:
+        options["placement"] = placement
     for field in ("memory_limit", "max_jobs"):
         if field in options:
             options[field] = int(options[field])

@@ -97,12 +97,13 @@ class Workspaces:
     def create(
         self,
         name: str | None = None,
-        type: Literal["process", "thread"] | int = "process",
+        type: Literal["process", "thread", "ray"] | int | None = None,
         *,
         on_crash: Literal["abort", "continue"] = "abort",
         memory_limit: int | None = None,
         max_jobs: int | None = None,
         exist_ok: bool = False,
+        **placement: Any,
     ) -> Workspace:
         """
         Create a workspace.
@@ -112,7 +113,7 @@ class Workspaces:
         name
             None for a random one.
         type
-            Where it runs: process (0) or thread (1).
+            Where it runs: process (0), thread (1) or ray (2); None for what the server was started for, by default a process.
         on_crash
             What becomes of queued jobs when the worker dies.
         memory_limit
@@ -121,13 +122,17 @@ class Workspaces:
             How many jobs are remembered; None is the server's own limit, 10,000.
         exist_ok
             Whether one of that name, with whatever options, is fine.
+        placement
+            On Ray, as Ray takes them: num_cpus, num_gpus, memory, resources, runtime_env; and node, the id, address or name of
+            one.
 
         Raises
         ------
         RefusedError
-            The name is taken or cannot be used; there is no such type, or it cannot limit memory.
+            The name is taken or cannot be used; there is no such type, or it cannot limit memory, or choose its place; Ray is not
+            installed, or there is no cluster.
         """
-        options: dict[str, Any] = {"type": type, "on_crash": on_crash, "memory_limit": memory_limit, "max_jobs": max_jobs}
+        options = {"type": type, "on_crash": on_crash, "memory_limit": memory_limit, "max_jobs": max_jobs, **placement}
         try:
             made = self._server.ask("create_workspace", name, **options)
         except RefusedError as refused:

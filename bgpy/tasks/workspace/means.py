@@ -5,8 +5,8 @@ What a workspace is made with, and what it shares with the others of its server.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 from bgpy.errors import StoreError
 from bgpy.serving.deadlines import Deadlines
@@ -16,6 +16,10 @@ from bgpy.tasks.workspace.store import Store
 
 #: Seconds that a commit may take before whoever waits for it is told that the store hangs.
 STORE_TIMEOUT = 60.0
+
+
+#: What can be said of where a workspace on Ray runs, and with what.
+PLACEMENT = ("num_cpus", "num_gpus", "memory", "resources", "runtime_env", "node")
 
 
 class Options(NamedTuple):
@@ -30,12 +34,18 @@ class Options(NamedTuple):
         As for `JobQueue`.
     memory_limit
         Bytes of address space that the worker may take, None for no limit.
+    placement
+        Of a workspace on Ray: where it runs and with what, the fields of `PLACEMENT`.
+    home
+        What its worker is known by outside of this server, where that can outlive it: the next server finds it by this.
     """
 
     type: str = "process"
     on_crash: Literal["abort", "continue"] = "abort"
     memory_limit: int | None = None
     max_jobs: int = MAX_JOBS
+    placement: Mapping[str, Any] | None = None
+    home: str | None = None
 
 
 class Means(NamedTuple):

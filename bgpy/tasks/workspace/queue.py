@@ -25,8 +25,6 @@ from bgpy.tasks.workspace.instructions import (
     StartWorker,
 )
 from bgpy.tasks.workspace.jobs import Identity, JobEvent, JobRecord, JobState, make_order
-from bgpy.tasks.workspace.ledger import Ledger
-from bgpy.tasks.workspace.line import Line
 from bgpy.tasks.workspace.phases import Phase, Stop, Turn, Worker
 from bgpy.tasks.workspace.records import (
     Change,
@@ -38,6 +36,7 @@ from bgpy.tasks.workspace.records import (
     WorkerStarted,
     WorkspaceGone,
 )
+from bgpy.tasks.workspace.standing import Standing
 
 #: Jobs that a workspace remembers, unless it was told otherwise.
 MAX_JOBS = 10_000
@@ -45,7 +44,7 @@ MAX_JOBS = 10_000
 GRACE = 2.0
 
 
-class JobQueue:
+class JobQueue(Standing):
     """
     Jobs of one workspace, in the order of their numbers. Not thread-safe.
 
@@ -69,26 +68,16 @@ class JobQueue:
         max_jobs: int = MAX_JOBS,
         volatile: bool = False,
     ) -> None:
-        self.workspace = workspace
-        self.jobs = Ledger(workspace, max_jobs)
-        #: How many workers have died.
-        self.restarts = 0
+        super().__init__(workspace, max_jobs)
         self._continue = on_crash == "continue"
         self._volatile = volatile
         #: Whether a kill may follow the interrupt at a time limit.
         self.can_kill = True
-        self._waiting = Line(workspace)
-        self._held: set[int] = set()
         self._first_new = 0  # jobs from this number on wait behind those that are held
         self._unacknowledged: set[int] = set()
-        self._turn = Turn()
-        self._worker = Worker.NONE
-        self._was_ready = False
         self._used = False  # whether this worker was given a job
-        self._current = -1
-        self._finished = -1
-        self._failed = False  # whether that one did not run through
         self._closed = False
+        self._left: list[int] = []  # what waited for that one
         self._out: list[Instruction] = []
 
     def take(self) -> list[Instruction]:
@@ -208,18 +197,29 @@ class JobQueue:
             self._worker = Worker.STARTING
             self._out.append(StartWorker())
 
-    def restore(self, jobs: Iterable[JobRecord], next_number: int, restarts: int, now: float) -> None:
-        """Take up what an earlier server has left in the store. Only at the start."""
+    def restore(self, jobs: Iterable[JobRecord], next_number: int, restarts: int, now: float, *, survivor: bool = False) -> None:
+        """
+        Take up what an earlier server has left in the store. Only at the start.
+
+        `survivor`: its worker may live, and `ready` tells whether it does: until then a job that ran is believed to run.
+        """
+        self._expects = survivor
         changes: list[Change] = []
         for record in jobs:
             number = record.number
             self.jobs.add(record)
-            if record.state is JobState.RUNNING:
+            if record.state is JobState.RUNNING and survivor:
+                self._current = number
+                self._turn.numbers.append(number)
+                self._turn.phase = Phase.WAITING
+            elif record.state is JobState.RUNNING:
                 self._current = number
                 self._end(number, JobEvent.RESTART, now, "Interrupted", "The server ended while it ran")
                 self._settle(number)  # also should that not come to the disk: the next server would find the same
                 changes.append(JobEnded(record))
             elif not record.state.ended:
+                if record.state is JobState.QUEUED:
+                    self._left.append(number)
                 changes.append(StateChanged(self.workspace, number, JobState.HELD))
                 self.jobs.move(record, JobEvent.RESTART)
                 self._held.add(number)
@@ -251,17 +251,33 @@ class JobQueue:
             if limit is not None:
                 self._out.append(SetTimer(number, limit))
 
-    def ready(self, process: tuple[int, str] | None, now: float) -> None:
-        """Take note that a worker is ready, and in which process."""
+    def ready(self, process: tuple[int, str] | None, now: float, *, adopted: bool = False) -> None:
+        """Take note that a worker is ready, in which process, and whether it is the one that an earlier server has left."""
         self._worker = Worker.READY
         self._was_ready = True
-        self._used = False
+        self._used = adopted
+        lost = self._lose(now) if self._expects and not adopted else []
+        self._expects = False
         if process is not None:
             self._commit([WorkerStarted(self.workspace, *process)])
         self._announce("worker_started", None, pid=process[0] if process is not None else None)
         if self._turn.numbers and self._turn.phase is Phase.WAITING:
             self._hand_over()
-        self._advance(now)
+        self._advance(now, ended=lost)
+        left, self._left = self._left, []
+        for number in left if adopted else ():
+            if number in self._held:
+                self.resume(number, now)
+
+    def _lose(self, now: float) -> list[int]:
+        """Take note that the worker of an earlier server is there no more; returns the jobs that it ran."""
+        self.restarts += 1
+        reason = "it ended while no server was there"
+        self._announce("worker_died", self._turn.first, reason=reason, memory=False, restarts=self.restarts)
+        lost = list(self._turn.numbers)
+        for number in lost:
+            self._end(number, JobEvent.CRASH, now, "WorkerDied", f"Its worker died: {reason}")
+        return lost
 
     def start_failed(self, reason: str, now: float) -> None:
         """Take note that no worker could be started: what waits for one is aborted. The next push tries again."""
@@ -321,43 +337,6 @@ class JobQueue:
             self._worker = Worker.READY
         self._turn.stop = Stop.LIMIT if self._turn.grace else Stop.NOBODY
         self._advance(now)
-
-    # What is known of it.
-
-    def runs(self, number: int) -> bool:
-        """Tell whether a job runs now."""
-        return number in self._turn.numbers
-
-    def is_running(self) -> bool:
-        """Tell whether a job runs now."""
-        return bool(self._turn.numbers)
-
-    def is_being_handed(self) -> bool:
-        """Tell whether the running job is on its way to the worker, where it cannot be stopped yet."""
-        return bool(self._turn.numbers) and self._turn.phase is Phase.HANDING
-
-    def lacks_worker(self) -> bool:
-        """Tell whether there is no worker and none on its way."""
-        return self._worker is Worker.NONE
-
-    def status(self) -> dict[str, Any]:
-        """Return the keys of the original, and how many jobs are held and how many workers have died."""
-        if self._turn.numbers or self.jobs.unsettled():
-            status = "BUSY"
-        elif not self._was_ready:
-            status = "INITIAL"
-        elif self._worker is not Worker.READY and self._waiting:
-            status = "BUSY"
-        else:
-            status = "EXCEPT" if self._failed else "IDLE"
-        return {
-            "STATUS": status,
-            "CUR_JOB_NUM": self._current,
-            "FIN_JOB_NUM": self._finished,
-            "JOB_COUNT": len(self._waiting),
-            "held": len(self._held),
-            "restarts": self.restarts,
-        }
 
     # How it goes on.
 
@@ -447,8 +426,8 @@ class JobQueue:
         self._out.append(Settle(number))
 
     def _abort(self, type_name: str, message: str, now: float) -> list[int]:
-        """End all that wait for a worker, but for what is held; returns their numbers."""
-        aborted = [*self._turn.numbers, *self._waiting]
+        """End all that wait for a worker, but for what is held, or may run in one not found yet; returns their numbers."""
+        aborted = [*(() if self._expects else self._turn.numbers), *self._waiting]
         for number in aborted:
             self._end(number, JobEvent.ABORT, now, type_name, message)
         self._waiting.clear()

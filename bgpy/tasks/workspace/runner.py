@@ -30,6 +30,7 @@ from bgpy.tasks.workspace.channel import (
     take_value,
 )
 from bgpy.tasks.workspace.interpreter import Interpreter, plain_text, safe_text
+from bgpy.tasks.workspace.outcomes import close_outcome, close_outcomes
 from bgpy.tasks.workspace.output import SECRET_SIZE, SECRET_START, make_mark
 from bgpy.tasks.workspace.progress import SINK, Sink
 from bgpy.tasks.workspace.shield import Shield
@@ -49,12 +50,17 @@ class Runner:
     no place for a signal between the end of the user's code and that step. `_current` is the job for those who name it,
     `_together` are the calls that run as one, and `_guard` keeps them from ending between the question whether they run and the
     signal. `_hit` says for which one was sent.
+
+    Parameters
+    ----------
+    adopts
+        Whether this process itself adopts the orphans of its jobs; otherwise its parent does, and nothing else.
     """
 
-    def __init__(self, jobs: Channel, control: Channel, variables: Channel) -> None:
+    def __init__(self, jobs: Channel, *, adopts: bool = False) -> None:
         self._jobs = jobs
-        self._control = control
-        self._variables = variables
+        self._beside: set[Channel] = set()
+        self._orphanage = os.getpid() if adopts else os.getppid()
         self._guard = threading.Lock()
         self._current: int | None = None
         self._together: frozenset[int] = frozenset()
@@ -68,7 +74,6 @@ class Runner:
         # Copies of the pipes for the marks: a job may close or redirect descriptors 1 and 2.
         copies = [(os.dup(1), MARK_STDOUT), (os.dup(2), MARK_STDERR)]
         self._pipes = [(fd, workers.unread_probe(fd), flag) for fd, flag in copies]
-        self._shield = Shield()  # of the thread that reads and sets variables
         self._flush_c = workers.flusher_of_c()
         self._clock = workers.start_clock()
         self._begun = self._clock()
@@ -83,8 +88,6 @@ class Runner:
     def serve(self, limit: int) -> None:
         """Say that all is ready and run jobs until the channel ends."""
         signal.signal(signal.SIGINT, self._handler)
-        for target in (self._serve_control, self._serve_variables):
-            threading.Thread(target=target, name="bgpy-workspace", daemon=True).start()
         reason = None
         if limit:
             try:
@@ -100,6 +103,13 @@ class Runner:
         except OSError:
             pass  # the server has gone
 
+    def answer(self, control: Channel, variables: Channel) -> None:
+        """Answer the questions of two channels beside the jobs, in two threads, until they end. Any thread."""
+        shield = Shield()  # of the thread that reads and sets variables
+        for channel, serve in ((control, self._serve_control), (variables, self._serve_variables)):
+            self._beside.add(channel)
+            threading.Thread(target=serve, args=(channel, shield), name="bgpy-workspace", daemon=True).start()
+
     # Jobs
 
     def _serve_job(self, message: Message) -> None:
@@ -107,12 +117,10 @@ class Runner:
         if message.kind == _CALL:
             fields = message.fields
             calls = [take_call(closed) for closed in fields["calls"]]
-            ended = {
-                "calls": list(map(_close, self._run_calls(Order(number, fields["method"], "", False, fields["host"], calls))))
-            }
+            ended = close_outcomes(self._run_calls(Order(number, fields["method"], "", False, fields["host"], calls)))
         else:
             kind = "script" if flags & SCRIPT else "file" if flags & FILE else "clear"
-            ended = _close(self._run_whole(Order(number, kind, message.fields.get("text", ""), bool(flags & CLEAR_FIRST))))
+            ended = close_outcome(self._run_whole(Order(number, kind, message.fields.get("text", ""), bool(flags & CLEAR_FIRST))))
         self._jobs.send(_ENDED, number, ended, self._mark(number))
 
     def _run_calls(self, order: Order) -> list[Outcome]:
@@ -139,7 +147,7 @@ class Runner:
             self._flush()  # what the interrupt kept from being written
             outcome = Outcome("interrupted", None, _NO_ERROR)
         if self._hit is not None and outcome.state != "done":
-            workers.end_younger_than(self._begun)  # whatever stops a job takes along what it started
+            workers.end_younger_than(self._begun, self._orphanage)  # whatever stops a job takes along what it started
         return outcome
 
     def _run(self, order: Order) -> Outcome | None:
@@ -207,21 +215,21 @@ class Runner:
 
     def _let_go(self) -> None:
         """Close, in a process that a job has forked, what would keep the server from seeing the end of this one."""
-        for channel in (self._jobs, self._control, self._variables):
+        for channel in (self._jobs, *self._beside):
             channel.close()
         while self._pipes:
             os.close(self._pipes.pop()[0])
 
     # Beside the jobs
 
-    def _serve_control(self) -> None:
+    def _serve_control(self, channel: Channel, shield: Shield) -> None:
         workers.hold_interrupts_back()
 
         def answer(message: Message) -> dict[str, Any]:
             question = message.fields.get("question")
-            return {"hit": self._interrupt(message.fields["job"]) if question is None else self._shield.interrupt(question)}
+            return {"hit": self._interrupt(message.fields["job"]) if question is None else shield.interrupt(question)}
 
-        self._answer(self._control, answer)
+        self._answer(channel, answer)
 
     def _interrupt(self, number: int) -> bool:
         with self._guard:
@@ -231,9 +239,9 @@ class Runner:
             workers.interrupt_own_group()
             return True
 
-    def _serve_variables(self) -> None:
+    def _serve_variables(self, channel: Channel, shield: Shield) -> None:
         workers.hold_interrupts_back()
-        self._shield.thread = threading.get_ident()
+        shield.thread = threading.get_ident()
 
         def attempt(message: Message) -> dict[str, Any]:
             try:
@@ -246,9 +254,9 @@ class Runner:
                 return {"error": f"{type(error).__name__}: {plain_text(safe_text(error))}"}
 
         def answer(message: Message) -> dict[str, Any]:
-            return self._shield.run(message.number, partial(attempt, message), {"error": "it was given up"})
+            return shield.run(message.number, partial(attempt, message), {"error": "it was given up"})
 
-        self._answer(self._variables, answer)
+        self._answer(channel, answer)
 
     def _read(self, fields: dict[str, Any]) -> dict[str, Any]:
         values = self._interpreter.read(fields["names"], fields["encoding"], fields["limit"])
@@ -274,14 +282,8 @@ class Runner:
                     channel.send(Kind.ANSWER, message.number, {"error": str(error)})
         except OSError:
             pass  # the server has gone
-
-
-def _close(outcome: Outcome) -> dict[str, Any]:
-    """Return an outcome as plain data, nothing for one that ran through without a value."""
-    state, value, error = outcome[:3]
-    if value is not None:
-        return {"state": state, "json": value.json, "packed": None if value.packed is None else close_value(value.packed)}
-    return {} if error is None else {"state": state, "error": error}
+        self._beside.discard(channel)
+        channel.close()
 
 
 _QUESTIONS: Mapping[int, Callable[[Runner, dict[str, Any]], dict[str, Any]]] = {

@@ -21,9 +21,12 @@ class Supply:
         Makes a backend for whoever hears it, without starting it.
     workspace
         Hears them all.
+    keeps
+        Whether a backend that can outlive the server is left to the next one.
     """
 
-    def __init__(self, make: Callable[[Listener], Backend], workspace: Hearer) -> None:
+    def __init__(self, make: Callable[[Listener], Backend], workspace: Hearer, keeps: bool) -> None:
+        self.keeps = keeps
         self._make_backend = make
         self._workspace = workspace
         self._lock = threading.Lock()
@@ -52,6 +55,17 @@ class Supply:
         """Take one that has died, or shall; `bury` closes it, for whoever retires it may hold a lock."""
         with self._lock:
             self._dead.append(backend)
+
+    def leaves(self, backend: Backend) -> bool:
+        """Tell whether a backend is left to the next server."""
+        return self.keeps and backend.abilities.survive
+
+    def part_with(self, backend: Backend) -> None:
+        """End a backend, or leave it to the next server; blocks for a bounded time."""
+        if self.leaves(backend):
+            backend.leave()
+        else:
+            backend.close()
 
     def bury(self) -> None:
         """Close those that are retired, and wait for them, a bounded time."""

@@ -61,7 +61,9 @@ def main(arguments: list[str]) -> int:
     from bgpy.tasks.workspace.runner import Runner
 
     jobs, control, variables = (Channel(socket.socket(fileno=fd), max_size) for fd in channels)
-    Runner(jobs, control, variables).serve(limit)
+    runner = Runner(jobs)
+    runner.answer(control, variables)
+    runner.serve(limit)
     return 0
 
 

@@ -71,14 +71,15 @@ class Workspace:
         self._gone = Gate()
         self._ear: Ear | None = None
         self._backend: Backend | None = None
-        self._supply = Supply(partial(means.make_backend, options), self)
+        self._supply = Supply(partial(means.make_backend, options), self, means.keeps)
         self._abilities: Abilities | None = None
         self._starter: threading.Thread | None = None
         self._start_failure = ""
         self._closed = False
         if stored is not None:
             self._queue.jobs.left.update(stored.left)
-            self._queue.restore(stored.jobs, stored.next_number, stored.restarts, time.time())
+            survivor = options.home is not None
+            self._queue.restore(stored.jobs, stored.next_number, stored.restarts, time.time(), survivor=survivor)
 
     @property
     def deadlines(self) -> Deadlines:
@@ -254,6 +255,7 @@ class Workspace:
         """End the workspace with all that it runs, and forget it; blocks until the store has, raises StoreError."""
         self._tell(self._queue.destroy, time.time())
         with self._lock:
+            self._supply.keeps = False
             backend = self._backend
         if backend is not None:
             backend.kill()
@@ -275,11 +277,15 @@ class Workspace:
             self._changed.notify_all()
         self._perform()
         self.log.close()
-        if backend is not None and busy:
+        if backend is not None and busy and not self._supply.leaves(backend):
             backend.kill()
 
     def close(self) -> None:
-        """End the worker and wait for it, a bounded time. What the store knows stays. Again is fine."""
+        """
+        End the worker and wait for it, a bounded time; one that can outlive the server is left where the store knows of it.
+
+        What the store knows stays. Again is fine.
+        """
         self.shut()
         starter = self._starter
         if starter is not None and starter is not threading.current_thread():
@@ -287,7 +293,7 @@ class Workspace:
         with self._lock:
             backend, self._backend, self._ear = self._backend, None, None
         if backend is not None:
-            self._supply.retire(backend)
+            self._supply.part_with(backend)
         self._supply.close()
 
     # What the backend tells; each from its own threads, in order.
@@ -452,13 +458,13 @@ class Workspace:
             if not closed:
                 self._note_abilities(backend.abilities)
                 self._backend, self._ear = backend, ear
-                self._queue.ready(backend.process, time.time())
+                self._queue.ready(backend.process, time.time(), adopted=backend.adopted)
                 self._absorb()
                 if ear.death is not None:
                     self._note_death(*ear.death)
                 self._changed.notify_all()
         if closed:
-            backend.close()
+            self._supply.part_with(backend)
         self._perform()
 
     def _note_abilities(self, abilities: Abilities) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from bgpy._version import __version__
-from bgpy.errors import RefusedError, WorkspaceNotFoundError
+from bgpy.errors import ClusterError, MissingExtraError, RefusedError, WorkspaceNotFoundError
 from bgpy.serving.deadlines import Deadlines
 from bgpy.system import kill_process, wait_for_end
 from bgpy.tasks.workspace.backends import NAMES, Backend, Listener
@@ -51,9 +51,14 @@ class Workspaces:
         How many jobs a workspace remembers, unless it is created with another number.
     make_backend
         For tests and for backends of other packages; None finds them by name.
+    ray
+        The Ray cluster for workspaces of that type, which are then the default: auto, local, HOST:PORT or ray://HOST:PORT. None
+        for that of the environment or of this machine, and processes by default.
 
     Raises
     ------
+    MissingExtraError, ClusterError
+        Ray is not installed, or there is no such cluster.
     StoreError
         The store cannot be used, or another server has it.
     """
@@ -65,14 +70,18 @@ class Workspaces:
         synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
         max_jobs: int = MAX_JOBS,
         make_backend: MakeBackend | None = None,
+        ray: str | None = None,
     ) -> None:
+        self._default_type = "process" if ray is None else "ray"
+        self._backends = Backends(ray)
+        if ray is not None:
+            self._backends.connect()
         if store is None:
             store = MemoryStore()
         elif isinstance(store, str):
             store = SqliteStore(store, synchronous=synchronous)
         self._store = store
         self._max_jobs = max_jobs
-        self._backends = Backends()
         self._means = Means(store, not isinstance(store, MemoryStore), Deadlines(), make_backend or self._backends.make)
         self._unkept = self._means._replace(store=MemoryStore(), keeps=False)
         self._began = time.time()
@@ -121,8 +130,13 @@ class Workspaces:
         """
         name = secrets.token_hex(8) if name is None else name
         _check_name(name)
-        type_name = options.get("type", "process")
+        type_name = options.get("type", self._default_type)
         options = {"max_jobs": self._max_jobs, **options, "type": NAMES.get(type_name, type_name)}
+        if options["type"] == "ray":
+            options["home"] = f"{secrets.token_hex(8)}/{name}"
+        elif options.get("placement"):
+            field = next(iter(options["placement"]))
+            raise RefusedError(f"{field} is for workspaces on Ray, and this one is of the type {options['type']}", field)
         with self._lock:
             if self._closed:
                 raise RefusedError("The server is ending")
@@ -272,11 +286,32 @@ class Workspaces:
 
 
 class Backends:
-    """Find backends by name, and own what those of a kind share. Thread-safe."""
+    """
+    Find backends by name, and own what those of a kind share. Thread-safe.
 
-    def __init__(self) -> None:
+    `ray` is the address of the cluster, None for that of the environment or of this machine.
+    """
+
+    def __init__(self, ray: str | None = None) -> None:
         self._lock = threading.Lock()
         self._spawner: Any = None
+        self._ray = ray
+        self._cluster: Any = None
+
+    def connect(self) -> Any:
+        """Return the Ray cluster, connected; raises MissingExtraError and ClusterError."""
+        from bgpy.tasks.workspace.backends.spawner import Spawner
+        from bgpy.tasks.workspace.onray import cluster
+
+        cluster.check_installed()
+        with self._lock:
+            if self._spawner is None:
+                self._spawner = Spawner()
+            if self._cluster is None:
+                self._cluster = cluster.Cluster(self._ray or cluster.default_address(), self._spawner)
+            found = self._cluster
+        found.connect()
+        return found
 
     def make(self, options: Options, listener: Listener) -> Backend:
         """Make a backend, a file of the folder ``backends`` each; raises RefusedError where there is none of that name."""
@@ -289,14 +324,27 @@ class Backends:
         backend: Backend
         if options.type == "process":
             backend = module.ProcessBackend(listener, spawner=self._shared_spawner(module), memory_limit=options.memory_limit)
+        elif options.type == "ray":
+            backend = module.RayBackend(
+                listener, cluster=self._connected(), home=options.home or secrets.token_hex(8), placement=options.placement
+            )
         else:
             backend = getattr(module, f"{options.type.capitalize()}Backend")(listener)
         return backend
+
+    def _connected(self) -> Any:
+        try:
+            return self.connect()
+        except (MissingExtraError, ClusterError) as error:
+            raise RefusedError(str(error).rstrip("."), "type") from error
 
     def close(self) -> None:
         """End what was shared."""
         with self._lock:
             spawner, self._spawner = self._spawner, None
+            cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            cluster.close()
         if spawner is not None:
             spawner.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,21 +14,43 @@ from support.backends import PATIENCE, Recorder, Session
 from bgpy.errors import RefusedError, SerializationError
 from bgpy.tasks.workspace.backends import Abilities, Backend, Order, Outcome
 from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
+from bgpy.tasks.workspace.backends.ray import RayBackend
 from bgpy.tasks.workspace.backends.thread import ThreadBackend
 from bgpy.tasks.workspace.values import Packed
 
 DONE = Outcome("done", None, None)
 
 
-@pytest.fixture(params=["process", "thread"])
-def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Session]]:
+ABILITIES = {
+    "process": Abilities(kill=True, interrupt=True, capture=True, own_main=True, memory_limit=True, survive=False),
+    "thread": Abilities(kill=False, interrupt=False, capture=False, own_main=False, memory_limit=False, survive=False),
+    "ray": Abilities(kill=True, interrupt=True, capture=True, own_main=True, memory_limit=False, survive=True),
+}
+
+
+@pytest.fixture(params=["process", "thread", pytest.param("ray", marks=pytest.mark.ray)], scope="session")
+def kind(request: pytest.FixtureRequest) -> str:
+    if request.param == "ray":
+        request.getfixturevalue("ray_agent")  # now, and not within a test: that must not seem to leave it behind
+    return str(request.param)
+
+
+@pytest.fixture
+def make(kind: str, request: pytest.FixtureRequest) -> Iterator[Callable[[], Session]]:
     """Return what starts a backend; all are closed in the end."""
-    spawner = Spawner() if request.param == "process" else None
+    spawner = Spawner() if kind == "process" else None
+    cluster = request.getfixturevalue("ray_agent") if kind == "ray" else None
     backends: list[Backend] = []
 
     def start() -> Session:
         recorder = Recorder()
-        backend: Backend = ThreadBackend(recorder) if spawner is None else ProcessBackend(recorder, spawner=spawner)
+        backend: Backend
+        if spawner is not None:
+            backend = ProcessBackend(recorder, spawner=spawner)
+        elif cluster is not None:
+            backend = RayBackend(recorder, cluster=cluster, home=secrets.token_hex(8), placement={"num_cpus": 0})
+        else:
+            backend = ThreadBackend(recorder)
         backends.append(backend)
         backend.start()
         return Session(backend, recorder)
@@ -44,10 +67,10 @@ def session(make: Callable[[], Session]) -> Session:
     return make()
 
 
-def test_abilities_are_told(session: Session) -> None:
-    own = isinstance(session.backend, ProcessBackend)
-    assert session.backend.abilities == Abilities(own, own, own, own, own)
-    assert (session.backend.process is not None) is own
+def test_abilities_are_told(session: Session, kind: str) -> None:
+    assert session.backend.abilities == ABILITIES[kind]
+    assert (session.backend.process is not None) is (kind == "process")
+    assert not session.backend.adopted
 
 
 def test_a_job_runs_and_its_end_is_told(session: Session) -> None:

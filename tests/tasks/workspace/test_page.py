@@ -9,6 +9,7 @@ from support.pages import ROOT
 
 from bgpy.tasks.workspace.backends import Abilities
 from bgpy.tasks.workspace.backends.process import ProcessBackend
+from bgpy.tasks.workspace.backends.ray import RayBackend
 from bgpy.tasks.workspace.backends.thread import ThreadBackend
 from bgpy.tasks.workspace.jobs import TRANSITIONS, JobState
 
@@ -20,6 +21,7 @@ ABILITIES = {
     "take the output of C code and of child processes": "capture",
     "have a ``__main__`` of its own": "own_main",
     "limit its memory (``memory_limit``, POSIX)": "memory_limit",
+    "go on while no server is there": "survive",
 }
 
 
@@ -48,8 +50,9 @@ def test_the_transitions_are_those_of_the_code() -> None:
 def test_the_abilities_are_those_of_the_code() -> None:
     rows = table("What it can do")
     assert {ABILITIES[row[0]] for row in rows} == set(Abilities._fields)
-    for what, process, thread in rows:
+    for what, process, thread, ray in rows:
         field = ABILITIES[what]
+        assert ray == ("yes" if getattr(RayBackend.abilities, field) else "no"), what
         assert process == ("yes" if getattr(ProcessBackend.abilities, field) else "no"), what
         assert thread == ("yes" if getattr(ThreadBackend.abilities, field) else "no"), what
 

@@ -18,6 +18,7 @@ from support.backends import PATIENCE, Recorder, Session
 from bgpy.system import process_start_time, wait_for_end, workers
 from bgpy.tasks.workspace import worker
 from bgpy.tasks.workspace.backends import Outcome
+from bgpy.tasks.workspace.backends import driver as driver_module
 from bgpy.tasks.workspace.backends import process as process_module
 from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
 from bgpy.tasks.workspace.channel import Kind
@@ -140,7 +141,7 @@ def test_output_of_c_code_and_of_children_is_told_before_the_end(
 
 
 def test_an_end_waits_for_all_output_before_it(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_module, "_CHUNK", 1000)
+    monkeypatch.setattr(driver_module, "CHUNK", 1000)
     for number in range(5):
         session.run("print('x' * 30_000); print('y' * 30_000, file=__import__('sys').stderr)")
         told = [each for each in session.recorder.told if each[1] == number]
@@ -353,7 +354,7 @@ def test_the_worker_itself_refuses_an_interrupt_of_another_job(session: Session)
     assert isinstance(backend, ProcessBackend)
     number = session.begin("print('in', flush=True)\nwhile not globals().get('go'): pass")
     session.recorder.wait_for_text(number, "in")
-    assert backend._control.ask(Kind.INTERRUPT, {"job": number - 1}, PATIENCE) == {"hit": False}
+    assert backend._beside.control.ask(Kind.INTERRUPT, {"job": number - 1}, PATIENCE) == {"hit": False}
     backend.write("go", True, PATIENCE)
     assert session.recorder.outcome(number) == DONE
 
@@ -506,7 +507,7 @@ def test_output_that_looks_like_the_beginning_of_a_mark_is_told_before_the_end(s
         f"import gc\nfor each in gc.get_objects():\n    if type(each).__name__ == 'Runner':\n        each._secret = {secret!r}\n"
     )
     assert isinstance(session.backend, ProcessBackend)
-    for pipe in session.backend._pipes.values():
+    for pipe in session.backend._driver.pipes.values():
         pipe.cutter = Cutter(secret)
     session.run(
         "import fcntl, os, termios\nos.write(1, b'line\\n')\n"

@@ -29,6 +29,8 @@ class Abilities(NamedTuple):
     own_main: bool
     #: Can limit the memory of its interpreter.
     memory_limit: bool
+    #: Can outlive the server: the next one on the same records finds it again.
+    survive: bool = False
 
 
 class Order(NamedTuple):
@@ -86,16 +88,23 @@ class Backend(Protocol):
     abilities: Abilities
     #: The process that runs the jobs and its start time (`bgpy.system.process_start_time`), None where it has none of its own.
     process: tuple[int, str] | None
+    #: Whether `start` has found the interpreter that an earlier server has left, and not made one.
+    adopted: bool
 
     def start(self) -> None:
         """
-        Make the interpreter; blocks until it is ready.
+        Make the interpreter, or find the one that was left; blocks until it is ready.
 
         Raises OSError or RuntimeError with the reason; `died` is not called then.
         """
 
     def run(self, order: Order) -> None:
-        """Run a job; only after `start`, while no other one runs. A dead interpreter is told by `Listener.died`, not raised."""
+        """
+        Run a job; only after `start`, while no other one runs. A dead interpreter is told by `Listener.died`, not raised.
+
+        The first job of one that was adopted may be one that it has been given before: then it is not run again, but all that it
+        has written is told, and its end.
+        """
 
     def interrupt(self, number: int) -> bool:
         """
@@ -126,6 +135,9 @@ class Backend(Protocol):
 
         Raises as `read`, and RefusedError with the text of whatever the method raised.
         """
+
+    def leave(self) -> None:
+        """Let go of the interpreter, for the next server; only where it can `survive`. `died` is not called."""
 
     def close(self) -> None:
         """

@@ -13,33 +13,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from bgpy.errors import BgpyError, RefusedError, SerializationError
+from bgpy.errors import BgpyError
 from bgpy.system import process_start_time, wait_socket, workers
 from bgpy.tasks.workspace import worker
 from bgpy.tasks.workspace.backends import Abilities, Listener, Order, Outcome
+from bgpy.tasks.workspace.backends.driver import Driver
+from bgpy.tasks.workspace.backends.questions import INTERRUPT_TIMEOUT, Beside
 from bgpy.tasks.workspace.backends.spawner import Spawner as Spawner
 from bgpy.tasks.workspace.channel import (
     CLEAR_FIRST,
     CLEAR_ONLY,
     FILE,
-    MARK_STDERR,
-    MARK_STDOUT,
     MAX_SIZE,
     SCRIPT,
     Channel,
     Kind,
-    Message,
     close_call,
-    close_value,
-    take_value,
 )
-from bgpy.tasks.workspace.output import Cutter
-from bgpy.tasks.workspace.progress import NEWS
+from bgpy.tasks.workspace.outcomes import take_outcome
 from bgpy.tasks.workspace.runner import NO_MEMORY
-from bgpy.tasks.workspace.values import Packed, Value
 
 #: Seconds for a worker to say that it is ready.
 START_TIMEOUT = 30.0
@@ -47,76 +41,10 @@ START_TIMEOUT = 30.0
 END_GRACE = 1.0
 #: Seconds for a killed worker to be gone, until more is done about it.
 KILL_GRACE = 2.0
-#: Seconds after which an interrupt is believed to be under way: the interpreter is in C code that lets nobody else run.
-INTERRUPT_TIMEOUT = 1.0
 _CHUNK = 65536
 #: As plain numbers: members are slow to look up.
-_RUN, _CALL, _NEWS, _ENDED = int(Kind.RUN), int(Kind.CALL), int(Kind.NEWS), int(Kind.ENDED)
+_RUN, _CALL = int(Kind.RUN), int(Kind.CALL)
 _FLAGS = {"file": FILE, "script": SCRIPT, "clear": CLEAR_ONLY}
-_DONE = Outcome("done", None, None)
-_Stream = Literal["stdout", "stderr"]
-
-
-class _Line:
-    """
-    One of the two channels on which the server asks and the worker answers, one question at a time.
-
-    `give_up` is told the number of a question that was not answered in time.
-    """
-
-    def __init__(self, channel: Channel, give_up: Callable[[int], object] = lambda number: None) -> None:
-        self._channel = channel
-        self._give_up = give_up
-        self._turn = threading.Lock()
-        self._number = 0
-        self._closed = False
-
-    def ask(self, kind: Kind, fields: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Return the answer; raises TimeoutError, EOFError where the worker has died, BgpyError for what cannot be sent."""
-        deadline = time.monotonic() + timeout
-        if not self._turn.acquire(timeout=max(timeout, 0)):
-            raise TimeoutError
-        try:
-            if self._closed:
-                raise EOFError("the interpreter has ended")
-            self._number += 1
-            try:
-                self._channel.send(kind, self._number, fields)
-            except OSError:
-                raise EOFError("the interpreter has ended") from None
-            try:
-                return self._receive(deadline)
-            except TimeoutError:
-                self._give_up(self._number)
-                raise
-        finally:
-            self._turn.release()
-
-    def _receive(self, deadline: float) -> dict[str, Any]:
-        while True:
-            message = self._channel.receive(max(deadline - time.monotonic(), 0))
-            if message is None:
-                raise EOFError("the interpreter has ended")
-            if message.number == self._number:  # else the answer to a question that was given up
-                return message.fields
-
-    def close(self) -> None:
-        """Wake who waits for an answer, and close the channel."""
-        self._channel.shutdown()
-        with self._turn:
-            self._closed = True
-            self._channel.close()
-
-
-class _Pipe:
-    """One of the worker's two streams, as the server reads it."""
-
-    def __init__(self, fd: int, stream: _Stream, secret: bytes) -> None:
-        self.fd = fd
-        self.stream: _Stream = stream
-        self.cutter = Cutter(secret)
-        #: The number of the last job whose mark has come.
-        self.marked: int | None = None
 
 
 class _Ends(NamedTuple):
@@ -157,6 +85,7 @@ class ProcessBackend:
         self, listener: Listener, *, spawner: Spawner, memory_limit: int | None = None, max_size: int = MAX_SIZE
     ) -> None:
         self.process: tuple[int, str] | None = None
+        self.adopted = False
         self._listener = listener
         self._spawner = spawner
         self._memory_limit = memory_limit
@@ -164,12 +93,8 @@ class ProcessBackend:
         self._guard = threading.Lock()
         self._ends: _Ends | None = None
         self._popen: subprocess.Popen[bytes] | None = None
-        self._driver: threading.Thread | None = None
-        self._running: int | None = None
+        self._thread: threading.Thread | None = None
         self._together: frozenset[int] = frozenset()
-        self._pending: tuple[int, Outcome, list[_Pipe]] | None = None
-        self._pipes: dict[int, _Pipe] = {}
-        self._broken: str | None = None
         self._closing = False
 
     # What a workspace asks for
@@ -186,20 +111,18 @@ class ProcessBackend:
             raise
         pid, secret = ready["pid"], ready["secret"]
         self.process = (pid, process_start_time(pid) or "")
-        for fd, stream in ((ends.stdout, "stdout"), (ends.stderr, "stderr")):
-            os.set_blocking(fd, False)
-            self._pipes[fd] = _Pipe(fd, stream, secret)  # type: ignore[arg-type]
+        self._driver = Driver(self, ends.jobs, ends.stdout, ends.stderr, secret, take_outcome)
         self._ends, self._popen = ends, popen
-        self._control, self._variables = _Line(ends.control), _Line(ends.variables, self._give_up)
-        self._driver = threading.Thread(target=self._drive, args=(ends, popen), name="bgpy-worker", daemon=True)
-        self._driver.start()
+        self._beside = Beside(ends.control, ends.variables)
+        self._thread = threading.Thread(target=self._drive, args=(ends, popen), name="bgpy-worker", daemon=True)
+        self._thread.start()
 
     def run(self, order: Order) -> None:
         """See `Backend`."""
         ends = self._ends
         if ends is None:
             return  # it has died, and `died` has told so or will
-        self._running = order.number
+        self._driver.running = order.number
         try:
             if order.calls:
                 self._together = frozenset(number for number, _ in order.calls)
@@ -212,17 +135,18 @@ class ProcessBackend:
 
     def interrupt(self, number: int) -> bool:
         """See `Backend`."""
-        if not self._runs(number):
+        if self._ends is None or not self._runs(number):
             return False
         try:
-            return bool(self._control.ask(Kind.INTERRUPT, {"job": number}, INTERRUPT_TIMEOUT)["hit"])
+            return self._beside.interrupt(number, INTERRUPT_TIMEOUT)
         except TimeoutError:
             return self._runs(number)  # the word is there, and names the job: it can hit no other
         except EOFError:
             return False
 
     def _runs(self, number: int) -> bool:
-        return self._running is not None and (self._running == number or number in self._together)
+        running = self._driver.running
+        return running is not None and (running == number or number in self._together)
 
     def kill(self) -> bool:
         """See `Backend`."""
@@ -235,52 +159,42 @@ class ProcessBackend:
         self, names: list[str] | None, encoding: Literal["json", "objects"], limit: int | None, timeout: float
     ) -> dict[str, Any]:
         """See `Backend`."""
-        values = self._ask(Kind.READ, {"names": names, "encoding": encoding, "limit": limit}, timeout)["values"]
-        return values if encoding == "json" else {name: take_value(closed) for name, closed in values.items()}
-
-    def _give_up(self, question: int) -> None:
-        """Have the worker give up a question, lest a value whose own methods never end keeps it from all others."""
-        try:
-            self._control.ask(Kind.INTERRUPT, {"question": question}, INTERRUPT_TIMEOUT)
-        except (TimeoutError, EOFError):
-            pass  # it hears of it later, or has died
+        return self._living().read(names, encoding, limit, timeout)
 
     def write(self, name: str, value: Any, timeout: float) -> None:
         """See `Backend`."""
-        packed = isinstance(value, Packed)
-        self._ask(Kind.WRITE, {"name": name, "packed": packed, "value": close_value(value) if packed else value}, timeout)
+        self._living().write(name, value, timeout)
 
     def ask(self, host: str, method: str, argument: Any, timeout: float) -> Any:
         """See `Backend`."""
-        return self._ask(Kind.ASK, {"host": host, "method": method, "argument": argument}, timeout, RefusedError)["value"]
+        return self._living().ask(host, method, argument, timeout)
 
-    def _ask(
-        self, kind: Kind, fields: dict[str, Any], timeout: float, error: type[BgpyError] = SerializationError
-    ) -> dict[str, Any]:
+    def _living(self) -> Beside:
         if self._ends is None:
             raise EOFError("the interpreter has ended")
-        answer = self._variables.ask(kind, fields, timeout)
-        if "error" in answer:
-            raise error(answer["error"].rstrip("."))
-        return answer
+        return self._beside
+
+    def leave(self) -> None:
+        """See `Backend`: it ends with the server."""
+        self.close()
 
     def close(self) -> None:
         """See `Backend`. An idle interpreter gets a moment to end by itself."""
         self._closing = True
-        driver, popen = self._driver, self._popen
-        if driver is None or popen is None or driver is threading.current_thread():
+        thread, popen = self._thread, self._popen
+        if thread is None or popen is None or thread is threading.current_thread():
             self.kill()
             return
         with self._guard:
-            if self._ends is not None and self._running is None:
+            if self._ends is not None and self._driver.running is None:
                 self._ends.jobs.finish()
-        if self._running is None:
-            driver.join(END_GRACE)
+        if self._driver.running is None:
+            thread.join(END_GRACE)
         self.kill()
-        driver.join(KILL_GRACE)
-        if driver.is_alive():
+        thread.join(KILL_GRACE)
+        if thread.is_alive():
             self._end_by_force(popen)
-            driver.join(KILL_GRACE)
+            thread.join(KILL_GRACE)
 
     # Start and end of the process
 
@@ -374,86 +288,29 @@ class ProcessBackend:
         watch = workers.Watch([jobs, lifeline, ends.stdout, ends.stderr])
         while True:
             ready = watch.wait()
-            for fd in ready:
-                pipe = self._pipes.get(fd)
-                if pipe is not None and not self._read_pipe(pipe):
+            for fd in (ends.stdout, ends.stderr):
+                if fd in ready and not self._driver.read(fd):
                     watch.drop(fd)
             if lifeline in ready:
                 break
-            if jobs in ready and not self._read_jobs(ends):
+            if jobs in ready and not self._driver.read_jobs():
                 watch.drop(jobs)
+                if self._driver.broken is not None:
+                    self.kill()
         self._finish(ends, popen)
 
-    def _read_pipe(self, pipe: _Pipe) -> bool:
-        """Pass on what a pipe holds; False at its end."""
-        try:
-            data = os.read(pipe.fd, _CHUNK)
-        except BlockingIOError:
-            return True
-        for piece in pipe.cutter.feed(data):
-            if isinstance(piece, int):
-                self._take_mark(pipe, piece)
-            else:
-                self._tell_output(pipe, piece)
-        return bool(data)
+    def output(self, number: int | None, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        """See `Hears`."""
+        self._listener.output(number, stream, data)
 
-    def _tell_output(self, pipe: _Pipe, data: bytes) -> None:
-        running = self._running
-        self._listener.output(None if running == pipe.marked else running, pipe.stream, data)
+    def news(self, number: int, event: str, details: dict[str, Any]) -> None:
+        """See `Hears`."""
+        self._listener.news(number, event, details)
 
-    def _take_mark(self, pipe: _Pipe, number: int) -> None:
-        pipe.marked = number
-        if self._pending is not None:
-            self._try_end(*self._pending)
-
-    def _read_jobs(self, ends: _Ends) -> bool:
-        """Handle what the jobs' channel holds; False at its end."""
-        alive = ends.jobs.fill()
-        try:
-            while alive and (message := ends.jobs.next_message()) is not None:
-                self._handle(message)
-        except (BgpyError, KeyError, TypeError, ValueError) as error:
-            self._broken = f"a job broke the worker's channel: {error}"
-            self.kill()
-            return False
-        return alive
-
-    def _handle(self, message: Message) -> None:
-        kind, number, flags, fields = message
-        if number != self._running:
-            return
-        if kind == _NEWS:
-            event, details = fields["event"], fields["details"]
-            self._listener.news(number, event, {name: details[name] for name in NEWS[event]})
-        elif kind == _ENDED:
-            waited = []
-            for pipe, flag in zip(self._pipes.values(), (MARK_STDOUT, MARK_STDERR), strict=True):
-                if flags & flag:
-                    waited.append(pipe)
-                elif held := pipe.cutter.finish():
-                    self._tell_output(pipe, held)  # it looked like the beginning of a mark, and none was sent
-            self._try_end(number, self._outcome(fields), waited)
-
-    def _outcome(self, fields: dict[str, Any]) -> Outcome:
-        if "calls" in fields:
-            first, *rest = map(self._outcome, fields["calls"])
-            return first._replace(rest=rest)
-        if not fields:
-            return _DONE
-        value = None
-        if "json" in fields:
-            value = Value(fields["json"], None if fields["packed"] is None else take_value(fields["packed"]))
-        return Outcome(fields["state"], value, fields.get("error"))
-
-    def _try_end(self, number: int, outcome: Outcome, waited: list[_Pipe]) -> None:
-        """Tell the end of a job as soon as all marks that were sent have come."""
-        if any(pipe.marked != number for pipe in waited):
-            self._pending = (number, outcome, waited)
-            return
-        self._pending = None
-        self._running = None
+    def ended(self, number: int, end: Outcome) -> None:
+        """See `Hears`."""
         self._together = frozenset()
-        self._listener.ended(number, outcome)
+        self._listener.ended(number, end)
 
     def _finish(self, ends: _Ends, popen: subprocess.Popen[bytes]) -> None:
         """Take what the dead have left, close everything, and tell."""
@@ -461,35 +318,25 @@ class ProcessBackend:
         self._wait_for(popen)
         if report is None:
             self._end_by_force(popen)
-        for pipe in self._pipes.values():
-            # All writers are dead. Should one have got away, it shall not keep us: what is there now is what is told.
-            left = workers.unread_probe(pipe.fd)() or 1
-            while left > 0 and self._read_pipe(pipe):
-                left -= _CHUNK
-            if held := pipe.cutter.finish():
-                self._tell_output(pipe, held)
-        while self._read_jobs(ends):
-            pass
+        self._driver.finish()
         with self._guard:
             self._ends = None
-        self._control.close()
-        self._variables.close()
+        self._beside.close()
         ends.close()
         reason, memory = self._judge(report)
-        self._running = None
         if not self._closing:
             self._listener.died(reason, memory)
 
     def _judge(self, report: tuple[int, int] | None) -> tuple[str, bool]:
         """Say how the interpreter ended, and whether for want of memory."""
         if report is None:
-            return self._broken or "the process that watches over the interpreter was killed", False
+            return self._driver.broken or "the process that watches over the interpreter was killed", False
         status, peak = report
         how = workers.describe_end(status)
         if self._memory_limit is None:
-            return self._broken or how, False
+            return self._driver.broken or how, False
         if how == f"exit code {NO_MEMORY}":
             return "no memory left", True
         # A limit of memory kills nobody by itself: what dies of it is C code that takes no refusal, with much memory in use.
         by_refusal = how in ("signal SIGSEGV", "signal SIGABRT", "signal SIGBUS") and peak > self._memory_limit // 2
-        return self._broken or how, by_refusal
+        return self._driver.broken or how, by_refusal

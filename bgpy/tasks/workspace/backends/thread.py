@@ -98,6 +98,7 @@ class ThreadBackend:
 
     def __init__(self, listener: Listener) -> None:
         self.process: tuple[int, str] | None = None
+        self.adopted = False
         self._listener = listener
         self._interpreter = Interpreter(own_process=False)
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
@@ -172,6 +173,10 @@ class ThreadBackend:
         if error is not None:
             raise error
         return value
+
+    def leave(self) -> None:
+        """See `Backend`: it ends with the server."""
+        self.close()
 
     def close(self) -> None:
         """See `Backend`. A job that runs is interrupted; one that goes on all the same is left alone and not heard any more."""

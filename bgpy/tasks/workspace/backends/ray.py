@@ -1,0 +1,328 @@
+"""
+An interpreter in an actor on a Ray cluster, which outlives the server.
+
+The server is connected to the actor's keeper (`bgpy.tasks.workspace.onray`): one connection for the jobs, one for the word that
+interrupts one, one for the variables.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from bgpy.errors import BgpyError, ClusterError, RemoteProtocolError
+from bgpy.tasks.workspace.backends import Abilities, Listener, Order
+from bgpy.tasks.workspace.backends.questions import INTERRUPT_TIMEOUT, Beside
+from bgpy.tasks.workspace.channel import CLEAR_FIRST, CLEAR_ONLY, FILE, SCRIPT, Channel, Kind, Message, close_call
+from bgpy.tasks.workspace.onray.cluster import Cluster
+from bgpy.tasks.workspace.onray.keeper import BETWEEN, STDOUT
+from bgpy.tasks.workspace.onray.link import connect_link
+from bgpy.tasks.workspace.outcomes import take_outcome
+from bgpy.tasks.workspace.progress import NEWS
+
+#: Seconds for an actor to be ready: for a node with room for it, and for its process to start there.
+START_TIMEOUT = 60.0
+#: Seconds to connect to its keeper.
+CONNECT_TIMEOUT = 10.0
+#: Seconds for an idle interpreter to end by itself, so that what it registered for its end runs.
+END_GRACE = 1.0
+#: Seconds for a killed actor to be gone, until Ray is asked to kill it.
+KILL_GRACE = 3.0
+#: Seconds in which Ray finds out how an actor has died; of a node that is gone it may take longer to be sure.
+CAUSE_TIMEOUT = 5.0
+_FLAGS = {"file": FILE, "script": SCRIPT, "clear": CLEAR_ONLY}
+
+
+class RayBackend:
+    """
+    See `Backend`.
+
+    Parameters
+    ----------
+    cluster
+        Must outlive this backend.
+    home
+        What the actor is known by, to this server and to the one after it.
+    about
+        What is told of the workspace to whoever lists the actors; plain data.
+    placement
+        Options of Ray for where it runs and with what: num_cpus, num_gpus, memory, resources, runtime_env; and node.
+    """
+
+    abilities = Abilities(kill=True, interrupt=True, capture=True, own_main=True, memory_limit=False, survive=True)
+
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        cluster: Cluster,
+        home: str,
+        about: Mapping[str, Any] | None = None,
+        placement: Mapping[str, Any] | None = None,
+    ) -> None:
+        #: It is a process of another machine, as far as this one knows.
+        self.process: tuple[int, str] | None = None
+        self.adopted = False
+        self._listener = listener
+        self._cluster = cluster
+        self._home = home
+        self._about = dict(about or {})
+        self._placement = dict(placement or {})
+        self._record: dict[str, Any] = {}
+        self._jobs: Channel | None = None
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._running: int | None = None
+        self._together: frozenset[int] = frozenset()
+        #: The job that the actor was given by the server before, and whether it ran when this one came.
+        self._left: tuple[int, bool] | None = None
+        self._killed = False
+        self._closing = False
+
+    @property
+    def place(self) -> str | None:
+        """The node on which it runs."""
+        return self._record.get("node")
+
+    # What a workspace asks for
+
+    def start(self) -> None:
+        """See `Backend`: finds the actor that an earlier server has left, or makes one."""
+        try:
+            jobs = self._adopt() or self._create()
+        except ClusterError as error:
+            raise RuntimeError(str(error)) from error
+        self._jobs = jobs
+        self._thread = threading.Thread(target=self._hear, args=(jobs,), name="bgpy-ray-workspace", daemon=True)
+        self._thread.start()
+
+    def run(self, order: Order) -> None:
+        """See `Backend`. Of a job that the actor was given by the server before it is only asked what became of it."""
+        jobs = self._jobs
+        if jobs is None:
+            return  # it has died, and `died` has told so or will
+        left, self._left = self._left, None
+        if left is not None and left[1] and left[0] != order.number:
+            self.kill()  # it runs what this server knows to have ended
+            return
+        self._together = frozenset(number for number, _ in order.calls)
+        self._running = order.number
+        try:
+            if left is not None and left[0] == order.number:
+                jobs.send(Kind.RESUME, order.number, {})
+            elif order.calls:
+                calls = [close_call(number, argument) for number, argument in order.calls]
+                jobs.send(Kind.CALL, order.number, {"host": order.host, "method": order.kind, "calls": calls})
+            else:
+                flags = _FLAGS[order.kind] | (CLEAR_FIRST if order.clear else 0)
+                jobs.send(Kind.RUN, order.number, {"text": order.text}, flags)
+        except OSError:
+            pass  # as above
+
+    def interrupt(self, number: int) -> bool:
+        """See `Backend`."""
+        if self._jobs is None or not self._runs(number):
+            return False
+        try:
+            return self._beside.interrupt(number, INTERRUPT_TIMEOUT)
+        except TimeoutError:
+            return self._runs(number)  # the word is there, and names the job: it can hit no other
+        except EOFError:
+            return False
+
+    def _runs(self, number: int) -> bool:
+        running = self._running
+        return running is not None and (running == number or number in self._together)
+
+    def kill(self) -> bool:
+        """See `Backend`."""
+        jobs = self._jobs
+        if jobs is not None and not self._killed:
+            self._killed = True
+            try:
+                jobs.send(Kind.KILL, 0, {})
+            except OSError:
+                pass  # it has ended, or cannot be reached: Ray may be able to
+            threading.Thread(target=self._make_sure, name="bgpy-ray-kill", daemon=True).start()
+        return True
+
+    def _make_sure(self) -> None:
+        if not self._ended.wait(KILL_GRACE):
+            self._remove()
+            jobs = self._jobs
+            if jobs is not None:
+                jobs.shutdown()
+
+    def read(
+        self, names: list[str] | None, encoding: Literal["json", "objects"], limit: int | None, timeout: float
+    ) -> dict[str, Any]:
+        """See `Backend`."""
+        return self._living().read(names, encoding, limit, timeout)
+
+    def write(self, name: str, value: Any, timeout: float) -> None:
+        """See `Backend`."""
+        self._living().write(name, value, timeout)
+
+    def ask(self, host: str, method: str, argument: Any, timeout: float) -> Any:
+        """See `Backend`."""
+        return self._living().ask(host, method, argument, timeout)
+
+    def _living(self) -> Beside:
+        if self._jobs is None:
+            raise EOFError("the interpreter has ended")
+        return self._beside
+
+    def leave(self) -> None:
+        """See `Backend`."""
+        self._closing = True
+        self._let_go()
+
+    def close(self) -> None:
+        """See `Backend`. An idle interpreter gets a moment to end by itself."""
+        self._closing = True
+        thread, jobs = self._thread, self._jobs
+        if thread is None:
+            return
+        if jobs is not None and self._running is None and self._left is None:
+            try:
+                jobs.send(Kind.LEAVE, 0, {})
+            except OSError:
+                pass  # it has ended
+            self._ended.wait(END_GRACE)
+        if not self._ended.is_set():
+            self.kill()
+        self._ended.wait(KILL_GRACE)
+        self._remove()
+        self._let_go()
+        self._thread = None
+
+    def _let_go(self) -> None:
+        jobs, thread = self._jobs, self._thread
+        if jobs is not None:
+            jobs.shutdown()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CONNECT_TIMEOUT)
+
+    # How it comes to its actor
+
+    def _adopt(self) -> Channel | None:
+        """Connect to the actor that is there already; one that cannot be reached is removed."""
+        record = self._cluster.ask("find", home=self._home)
+        if record is None:
+            return None
+        try:
+            jobs, hello = self._connect(record)
+        except (BgpyError, OSError, EOFError):
+            self._remove()
+            return None
+        self.adopted = True
+        if hello["job"] is not None:
+            self._left = hello["job"], hello["running"]
+        return jobs
+
+    def _create(self) -> Channel:
+        arguments = {"home": self._home, "about": self._about, "placement": self._placement}
+        record = self._cluster.ask("create", START_TIMEOUT, timeout=START_TIMEOUT, **arguments)
+        try:
+            return self._connect(record)[0]
+        except (BgpyError, OSError, EOFError) as error:
+            self._remove()
+            where = f"{record['host']}:{record['port']}"
+            raise RuntimeError(f"its actor was started, but cannot be reached at {where}: {error}") from error
+
+    def _connect(self, record: dict[str, Any]) -> tuple[Channel, dict[str, Any]]:
+        """Open the three connections; return that of the jobs, and what the keeper says of the last job."""
+        secret, session = bytes.fromhex(record["secret"]), os.urandom(16)
+        opened: list[Channel] = []
+        try:
+            for purpose in ("control", "variables", "jobs"):
+                channel = connect_link(record["host"], record["port"], secret, CONNECT_TIMEOUT)
+                opened.append(channel)
+                channel.send(Kind.ATTACH, 0, {"purpose": purpose, "session": session})
+            control, variables, jobs = opened
+            deadline = time.monotonic() + CONNECT_TIMEOUT
+            hello = _expect(jobs, Kind.READY, deadline)
+            if not hello["ready"]:
+                raise RemoteProtocolError("The interpreter is not ready")
+            for channel in (control, variables):
+                _expect(channel, Kind.ANSWER, deadline)
+        except BaseException:
+            for channel in opened:
+                channel.close()
+            raise
+        self._record = record
+        self._beside = Beside(control, variables)
+        return jobs, hello
+
+    def _remove(self) -> None:
+        try:
+            self._cluster.ask("remove", home=self._home)
+        except BgpyError:
+            pass  # the cluster is gone, or this server's way to it: what is left there is found by whoever lists it
+
+    # The thread that hears the keeper
+
+    def _hear(self, jobs: Channel) -> None:
+        died: dict[str, Any] = {}
+        try:
+            while (message := jobs.receive()) is not None:
+                if message.kind == Kind.DIED:
+                    died = message.fields
+                    break
+                self._handle(message)
+        except (BgpyError, KeyError, TypeError, ValueError) as error:
+            died = {"killed": False, "broken": f"a job broke the worker's channel: {error}"}
+        self._running = None
+        if not self._closing:
+            reason, memory = self._judge(died)
+        self._ended.set()
+        self._jobs = None
+        self._beside.close()
+        jobs.close()
+        if not self._closing:
+            self._listener.died(reason, memory)
+
+    def _handle(self, message: Message) -> None:
+        kind, number, flags, fields = message
+        if kind == Kind.OUTPUT:
+            stream: Literal["stdout", "stderr"] = "stdout" if flags & STDOUT else "stderr"
+            self._listener.output(None if flags & BETWEEN else number, stream, bytes(fields["data"]))
+        elif number != self._running:
+            return
+        elif kind == Kind.NEWS:
+            event, details = fields["event"], fields["details"]
+            self._listener.news(number, event, {name: details[name] for name in NEWS[event]})
+        elif kind == Kind.ENDED:
+            outcome = take_outcome(fields)
+            self._running, self._together = None, frozenset()
+            self._listener.ended(number, outcome)
+
+    def _judge(self, died: dict[str, Any]) -> tuple[str, bool]:
+        """Say how the interpreter ended, and whether for want of memory."""
+        if self._killed or died.get("killed"):
+            return "signal SIGKILL", False
+        if died.get("broken"):
+            self._remove()
+            return died["broken"], False
+        if died.get("lost"):
+            return f"its node has died ({self._record['node']})", False
+        try:
+            cause = self._cluster.ask("cause", CAUSE_TIMEOUT, actor=self._record["actor"], timeout=CAUSE_TIMEOUT)
+        except BgpyError as error:
+            return f"the connection to it broke, and Ray does not say why: {error}".rstrip("."), False
+        if cause["alive"]:
+            self._remove()  # none that cannot be reached goes on unseen
+            return "the connection to its node broke", False
+        return cause["reason"], cause["memory"]
+
+
+def _expect(channel: Channel, kind: Kind, deadline: float) -> dict[str, Any]:
+    message = channel.receive(max(deadline - time.monotonic(), 0))
+    if message is None:
+        raise EOFError("the connection ended within its opening")
+    if message.kind != kind:
+        raise RemoteProtocolError(f"A keeper sent a message of the kind {message.kind}")
+    return message.fields

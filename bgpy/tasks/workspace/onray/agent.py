@@ -1,0 +1,214 @@
+"""
+The process of a server that is connected to Ray. It answers questions over one channel, several at a time, and ends with it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from bgpy.tasks.workspace.channel import Channel, Kind, Message
+from bgpy.tasks.workspace.onray.actor import NAMESPACE, WorkspaceActor, forget_record, read_record
+
+#: Questions that are answered at the same time; one about an actor that waits for a node takes long.
+_THREADS = 64
+#: What Ray says of an actor that died, up to where it begins to guess.
+_NODE_DIED = re.compile(r"node has died\.? *(?:Node Id: *(?P<node>\w+))?")
+_WORKER_DIED = re.compile(r"Worker exit detail: (?P<detail>.*?)(?: Some common causes|$)", re.DOTALL)
+_KILLED = "killed by `ray.kill`"
+_OUT_OF_MEMORY = re.compile(r"out of memory|OOM|memory usage threshold|memory monitor", re.IGNORECASE)
+
+
+def main(arguments: list[str]) -> int:
+    """Connect to Ray, say how that went, and answer until there is nobody to ask."""
+    fd, address = int(arguments[0]), arguments[1]
+    os.set_inheritable(fd, False)
+    channel = Channel(socket.socket(fileno=fd))
+    try:
+        agent = Agent(address)
+    except BaseException as error:  # noqa: BLE001 - Ray raises what it likes, SystemExit included; all of it is the answer
+        channel.send(Kind.READY, 0, {"reason": _text(error), "missing": isinstance(error, ModuleNotFoundError)})
+        return 1
+    channel.send(Kind.READY, 0, {"reason": None, "missing": False})
+    try:
+        agent.serve(channel)
+    finally:
+        agent.close()
+    return 0
+
+
+class Agent:
+    """
+    What a server asks of Ray.
+
+    Parameters
+    ----------
+    address
+        auto, local, HOST:PORT or ray://HOST:PORT.
+    """
+
+    def __init__(self, address: str) -> None:
+        import ray
+
+        options: dict[str, Any] = {}
+        if address == "local":
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            options["include_dashboard"] = False
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **options)
+        self._ray = ray
+        self._lock = threading.Lock()
+        self._served: dict[str, Any] = {}  # by actor: what is known at once when it dies
+
+    def serve(self, channel: Channel) -> None:
+        """Answer questions until the channel ends."""
+        with ThreadPoolExecutor(_THREADS, "bgpy-ray") as pool:
+            while (message := channel.receive()) is not None:
+                pool.submit(self._answer, channel, message)
+
+    def close(self) -> None:
+        """Let go of the cluster; ends one that was started here."""
+        self._ray.shutdown()
+
+    def _answer(self, channel: Channel, message: Message) -> None:
+        try:
+            fields = {"value": _METHODS[message.fields["method"]](self, **message.fields["argument"])}
+        except BaseException as error:  # noqa: BLE001 - whatever Ray raises is the answer
+            fields = {"error": _text(error)}
+        try:
+            channel.send(Kind.ANSWER, message.number, fields)
+        except OSError:
+            pass  # the server has gone, and the main thread hears of it
+
+    def create(self, home: str, about: dict[str, Any], placement: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Start an actor, and return what it has written down of itself."""
+        name = f"{home}.{secrets.token_hex(4)}"
+        options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": 0, "max_concurrency": 1}
+        handle = self._ray.remote(WorkspaceActor).options(**options, **self._placement(placement)).remote(home, about)
+        try:
+            record: dict[str, Any] = self._ray.get(handle.address.remote(), timeout=timeout)
+        except self._ray.exceptions.GetTimeoutError:
+            self._ray.kill(handle)
+            raise TimeoutError(self._no_room(placement, timeout)) from None
+        with self._lock:
+            self._served[name] = handle.serve.remote()
+        return record
+
+    def find(self, home: str) -> dict[str, Any] | None:
+        """Return what the living actor of a workspace has written down, None where there is none."""
+        record = read_record(home)
+        return record if record is not None and self._handle(record["actor"]) is not None else None
+
+    def remove(self, home: str) -> bool:
+        """Kill the actor of a workspace; returns whether there was one."""
+        record = read_record(home)
+        handle = None if record is None else self._handle(record["actor"])
+        if handle is not None:
+            self._ray.kill(handle)
+        if record is not None:
+            with self._lock:
+                self._served.pop(record["actor"], None)
+            forget_record(home)
+        return handle is not None
+
+    def cause(self, actor: str, timeout: float) -> dict[str, Any]:
+        """Say why an actor has died; `alive` where it has not within a time."""
+        deadline = time.monotonic() + timeout
+        errors = self._ray.exceptions
+        handle = self._handle(actor)
+        with self._lock:
+            served = self._served.pop(actor, None)
+        try:
+            if served is not None:
+                try:
+                    self._ray.get(served, timeout=timeout)
+                except errors.ActorUnavailableError:
+                    pass  # Ray is not sure yet: another call waits until it is
+            if handle is not None:
+                self._ray.get(handle.address.remote(), timeout=max(deadline - time.monotonic(), 0))
+        except errors.GetTimeoutError:
+            return {"alive": True, "reason": "", "memory": False}
+        except errors.RayError as error:
+            return {"alive": False, **describe_death(str(error))}
+        return {"alive": False, "reason": "its actor has ended", "memory": False}
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return what all living actors of workspaces have written down; of one that is not ready yet its name alone."""
+        found = []
+        for each in self._ray.util.list_named_actors(all_namespaces=True):
+            if each["namespace"] == NAMESPACE:
+                record = read_record(each["name"].rpartition(".")[0])
+                found.append(record if record is not None and record["actor"] == each["name"] else {"actor": each["name"]})
+        return found
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes of the cluster: id, address, name, resources, whether it lives."""
+        return [
+            {
+                "node": node["NodeID"],
+                "host": node["NodeManagerAddress"],
+                "name": node["NodeManagerHostname"],
+                "resources": {name: float(amount) for name, amount in node["Resources"].items()},
+                "alive": node["Alive"],
+            }
+            for node in self._ray.nodes()
+        ]
+
+    def _handle(self, actor: str) -> Any:
+        try:
+            return self._ray.get_actor(actor, NAMESPACE)
+        except ValueError:
+            return None
+
+    def _placement(self, placement: dict[str, Any]) -> dict[str, Any]:
+        options = dict(placement)
+        node = options.pop("node", None)
+        if node is not None:
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(self._node(node), soft=False)
+        return options
+
+    def _node(self, wanted: str) -> str:
+        living = [node for node in self.nodes() if node["alive"]]
+        for node in living:
+            if wanted in (node["node"], node["host"], node["name"]):
+                return str(node["node"])
+        known = ", ".join(f"{node['node']} ({node['host']})" for node in living)
+        raise ValueError(f"the cluster has no node {wanted!r}; it has {known}")
+
+    def _no_room(self, placement: dict[str, Any], timeout: float) -> str:
+        resources = sorted(self._ray.available_resources().items())
+        free = ", ".join(f"{name} {amount:g}" for name, amount in resources if ":" not in name)
+        wanted = ", ".join(f"{name} {value}" for name, value in placement.items() if name != "runtime_env") or "1 CPU"
+        return f"no node of the cluster had room for it within {timeout:g} s: it asks for {wanted}; free are {free or 'none'}"
+
+
+def describe_death(text: str) -> dict[str, Any]:
+    """Say in a few words what Ray tells of an actor that has died, and whether for want of memory."""
+    if (found := _NODE_DIED.search(text)) is not None:
+        return {"reason": f"its node has died ({found['node'] or 'of unknown name'})", "memory": False}
+    if _KILLED in text:
+        return {"reason": "it was ended by Ray's kill", "memory": False}
+    detail = _WORKER_DIED.search(text)
+    said = " ".join((detail["detail"] if detail is not None else text).split()).rstrip(".")
+    return {"reason": f"its actor died: {said}", "memory": bool(_OUT_OF_MEMORY.search(said))}
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+_METHODS: Mapping[str, Callable[..., Any]] = {
+    "create": Agent.create,
+    "find": Agent.find,
+    "remove": Agent.remove,
+    "cause": Agent.cause,
+    "records": Agent.records,
+    "nodes": Agent.nodes,
+}

@@ -1,0 +1,40 @@
+"""
+How jobs ended, as plain data for a `bgpy.tasks.workspace.channel`, and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bgpy.tasks.workspace.backends import Outcome
+from bgpy.tasks.workspace.channel import close_value, take_value
+from bgpy.tasks.workspace.values import Value
+
+_DONE = Outcome("done", None, None)
+
+
+def close_outcome(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as plain data, nothing for one that ran through without a value. Leaves `rest` out."""
+    state, value, error = outcome[:3]
+    if value is not None:
+        return {"state": state, "json": value.json, "packed": None if value.packed is None else close_value(value.packed)}
+    return {} if error is None else {"state": state, "error": error}
+
+
+def close_outcomes(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the outcomes of calls that ran as one as plain data."""
+    return {"calls": [close_outcome(outcome) for outcome in outcomes]}
+
+
+def take_outcome(fields: dict[str, Any]) -> Outcome:
+    """Undo `close_outcome` and `close_outcomes`; raises KeyError, TypeError, RemoteProtocolError for anything else."""
+    if "calls" in fields:
+        first, *rest = map(take_outcome, fields["calls"])
+        return first._replace(rest=rest)
+    if not fields:
+        return _DONE
+    value = None
+    if "json" in fields:
+        value = Value(fields["json"], None if fields["packed"] is None else take_value(fields["packed"]))
+    return Outcome(fields["state"], value, fields.get("error"))

@@ -1,0 +1,248 @@
+"""Workspaces on Ray behind a server: what outlives it, what ends with it, what is refused; for real, on one cluster."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.backends import PATIENCE, Recorder, Session
+from support.ray_cluster import RayCluster
+
+import bgpy
+from bgpy.client import Client
+from bgpy.errors import RefusedError
+from bgpy.records import Registry
+from bgpy.system import kill_process, process_start_time, wait_for_end
+from bgpy.tasks.workspace import workspace_tasks
+from bgpy.tasks.workspace.backends.ray import RayBackend
+from bgpy.tasks.workspace.face import Workspaces
+from bgpy.tasks.workspace.jobs import JobState
+from bgpy.tasks.workspace.onray.cluster import Cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.process, pytest.mark.timeout(180), pytest.mark.usefixtures("ray_agent")]
+
+
+@pytest.fixture
+def start(ray_cluster: RayCluster) -> Iterator[Callable[..., Client]]:
+    """Return what starts a server, or another one in the place of one that was killed."""
+    clients: list[Client] = []
+
+    def start(**options: Any) -> Client:
+        client = bgpy.start("lab", workspace_tasks(ray=ray_cluster.address, **options), timeout=90)
+        clients.append(client)
+        return client
+
+    yield start
+    for client in clients:
+        client.close()
+    if (record := Registry().find("lab")) is not None:
+        with bgpy.connect("lab") as client:
+            Workspaces(client).destroy()
+            client.terminate(timeout=30)
+        assert wait_for_end(record.pid, record.start_time, PATIENCE)
+
+
+def kill_server() -> None:
+    record = Registry().find("lab")
+    assert record is not None
+    kill_process(record.pid, record.start_time)
+    assert wait_for_end(record.pid, record.start_time, PATIENCE)
+
+
+def names(agent: Cluster) -> set[str]:
+    """Return the workspaces that have an actor."""
+    return {record["home"].partition("/")[2] for record in agent.ask("records")}
+
+
+def make_pipes(folder: Path, *pipes: str) -> list[Path]:
+    for name in pipes:
+        os.mkfifo(folder / name)
+    return [folder / name for name in pipes]
+
+
+def test_a_killed_servers_workspaces_go_on_and_the_next_one_finds_them(
+    start: Callable[..., Client], ray_agent: Cluster, tmp_path: Path
+) -> None:
+    go, done = make_pipes(tmp_path, "go", "done")
+    client = start(store=str(tmp_path / "jobs.db"))
+    lab = Workspaces(client).create("lab", num_cpus=0)
+    lab.run("x = 41")
+    log = tmp_path / "log"
+    running = lab.push_job(
+        f"print('before', flush=True)\nopen({str(go)!r}).read()\nprint('after')\n"
+        f"open({str(log)!r}, 'a').write('ran ')\nopen({str(done)!r}, 'w').write('done')\nx + 1"
+    )
+    next(event for event in lab.watch(0) if event.kind == "output")
+    queued = lab.push_job("x += 1\nx")
+    kill_server()
+    go.write_text("go")
+    assert done.read_text() == "done"  # it ran to its end without a server
+
+    lab = Workspaces(start(store=str(tmp_path / "jobs.db")))["lab"]
+    assert lab.job(running.number).result(timeout=PATIENCE) == 42
+    assert lab.job(running.number).output.stdout == "before\nafter\n"
+    assert lab.job(queued.number).result(timeout=PATIENCE) == 42
+    assert lab.run("x") == 42
+    assert log.read_text() == "ran "
+    assert lab.status()["restarts"] == 0
+    assert names(ray_agent) == {"lab"}
+
+
+def test_a_job_that_still_runs_when_the_next_server_comes_is_followed_interrupted_and_killed(
+    start: Callable[..., Client], tmp_path: Path
+) -> None:
+    store = str(tmp_path / "jobs.db")
+    lab = Workspaces(start(store=store)).create("lab", num_cpus=0)
+    lab.run("import time")
+    number = lab.push_job("print('in', flush=True)\nwhile True: time.sleep(100)").number
+    next(event for event in lab.watch(0) if event.kind == "output")
+    kill_server()
+    lab = Workspaces(start(store=store))["lab"]
+    event = next(event for event in lab.watch(0) if event.kind == "output")
+    assert event.details["text"] == "in\n"
+    assert lab.job(number).interrupt()
+    assert lab.job(number).wait(PATIENCE)
+    assert lab.job(number).state is JobState.INTERRUPTED
+    assert lab.run("time.__name__") == "time"
+    kill_server()
+    lab = Workspaces(start(store=store))["lab"]
+    number = lab.push_job("print('in again', flush=True)\nwhile True: pass").number
+    next(event for event in lab.watch(0) if event.kind == "output")
+    assert lab.job(number).kill()
+    with pytest.raises(bgpy.JobFailedError):
+        lab.run("time")  # a fresh worker
+
+
+def test_a_server_that_ends_leaves_what_its_store_knows_and_removes_the_rest(
+    start: Callable[..., Client], ray_agent: Cluster, tmp_path: Path
+) -> None:
+    client = start(store=str(tmp_path / "jobs.db"))
+    Workspaces(client).create("kept", num_cpus=0).run("x = 1")
+    client.terminate(timeout=30)
+    assert names(ray_agent) == {"kept"}
+    client = start(store=str(tmp_path / "jobs.db"))
+    assert Workspaces(client)["kept"].run("x") == 1
+    Workspaces(client).destroy("kept")
+    assert names(ray_agent) == set()
+    client.terminate(timeout=30)
+    client = start()
+    Workspaces(client).create("lost", num_cpus=0).run("x = 1")
+    client.terminate(timeout=30)
+    assert names(ray_agent) == set()
+
+
+def test_a_node_that_dies_takes_its_workspace_which_begins_anew_elsewhere(
+    start: Callable[..., Client], ray_cluster: RayCluster
+) -> None:
+    spare = ray_cluster.add_node(resources={"spare": 1})
+    workspaces = Workspaces(start())
+    there = workspaces.create("there", node=spare, num_cpus=0)
+    here = workspaces.create("here", num_cpus=0, resources={"node:__internal_head__": 0.001})
+    assert there.run("import ray; x = 1; ray.get_runtime_context().get_node_id()") == spare
+    assert here.run("x = 2; import ray; ray.get_runtime_context().get_node_id()") != spare
+    moved = workspaces.create("moved", num_cpus=0, resources={"spare": 0.5})
+    moved.run("x = 3")
+    job = moved.push_job("print('in', flush=True)\nwhile True: pass")
+    next(event for event in moved.watch(0) if event.kind == "output")
+    other = ray_cluster.add_node(resources={"spare": 1})
+    try:
+        ray_cluster.remove_node(spare)
+        assert job.wait(60)
+        assert job.state is JobState.CRASHED
+        assert job.error is not None
+        assert "its node has died" in job.error.message
+        assert moved.run("'x' in globals(), __import__('ray').get_runtime_context().get_node_id()", timeout=60) == (False, other)
+        assert here.run("x") == 2
+        with pytest.raises((RefusedError, bgpy.JobFailedError), match="no node"):
+            there.run("x", timeout=60)
+    finally:
+        ray_cluster.remove_node(other)
+
+
+def test_what_fits_no_node_is_told_and_what_is_for_ray_is_refused_elsewhere(start: Callable[..., Client]) -> None:
+    workspaces = Workspaces(start())
+    with pytest.raises(RefusedError, match="num_cpus is for workspaces on Ray") as refused:
+        workspaces.create("a", "process", num_cpus=1)
+    assert refused.value.field == "num_cpus"
+    with pytest.raises(RefusedError, match="memory"):
+        workspaces.create("a", memory_limit=1 << 30)
+    assert workspaces.create("a", "process").status()["type"] == "process"
+    lab = workspaces.create("b", num_cpus=0, runtime_env={"env_vars": {"BGPY_TEST_WORD": "hello"}})
+    assert lab.status()["type"] == "ray"
+    assert lab.run("import os; os.environ['BGPY_TEST_WORD']", timeout=60) == "hello"
+
+
+@pytest.fixture
+def session(ray_agent: Cluster) -> Iterator[Session]:
+    recorder = Recorder()
+    backend = RayBackend(recorder, cluster=ray_agent, home=secrets.token_hex(8), placement={"num_cpus": 0})
+    backend.start()
+    yield Session(backend, recorder)
+    backend.close()
+
+
+ESCAPES = """
+import os, subprocess, sys
+code = 'import time; print(__import__("os").getpid(), flush=True); time.sleep(1000)'
+subprocess.Popen([sys.executable, '-c', code])
+subprocess.Popen([sys.executable, '-c', code], start_new_session=True)
+if not os.fork():
+    os.setsid()
+    if not os.fork():
+        print(os.getpid(), flush=True)
+        import signal
+        signal.pause()
+    os._exit(0)
+while True: pass
+"""
+
+
+def test_a_kill_takes_along_all_that_the_job_has_started(session: Session) -> None:
+    number = session.begin(ESCAPES)
+    session.recorder.wait_for(lambda: session.recorder.text(number).count("\n") >= 3)
+    pids = [(int(pid), process_start_time(int(pid)) or "") for pid in session.recorder.text(number).split()]
+    assert session.backend.kill()
+    assert session.recorder.death() == ("signal SIGKILL", False)
+    for pid, start_time in pids:
+        assert wait_for_end(pid, start_time, PATIENCE)
+
+
+def test_an_actor_that_dies_by_itself_has_told_all_and_takes_along_what_it_has_started(session: Session) -> None:
+    number = session.begin(
+        "import os, subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'],"
+        " start_new_session=True)\nprint(child.pid, flush=True)\nos.write(2, b'last words')\nos._exit(3)"
+    )
+    reason, memory = session.recorder.death()
+    assert "actor died" in reason
+    assert not memory
+    assert session.recorder.text(number, "stderr") == "last words"
+    pid = int(session.recorder.text(number))
+    assert wait_for_end(pid, process_start_time(pid) or "", PATIENCE)
+
+
+def test_output_of_c_code_and_children_comes_in_order_before_the_end(session: Session) -> None:
+    outcome = session.run(
+        "import ctypes, os, subprocess, sys\nprint('python')\nsys.stdout.flush()\n"
+        "libc = ctypes.CDLL(None)\nlibc.puts(b'c code')\nlibc.fflush(None)\nsubprocess.run(['echo', 'child'])\n"
+        "libc.puts(b'buffered')"
+    )
+    assert outcome.state == "done"
+    assert session.text() == "python\nc code\nchild\nbuffered\n"
+
+
+def test_an_interrupt_ends_a_sleep_and_what_the_job_had_started_and_leaves_the_variables(session: Session) -> None:
+    session.run("x = 5")
+    number = session.begin(
+        "import subprocess, sys, time\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
+        "print(child.pid, flush=True)\ntime.sleep(1000)"
+    )
+    session.recorder.wait_for_text(number, "\n")
+    pid = int(session.recorder.text(number))
+    assert session.backend.interrupt(number)
+    assert session.recorder.outcome(number).state == "interrupted"
+    assert wait_for_end(pid, process_start_time(pid) or "", PATIENCE)
+    assert session.value("x") == 5
