@@ -158,7 +158,8 @@ def serve_detached_pair(config: Config, ready: Callable[[Config], None]) -> int:
     Parameters
     ----------
     config
-        The fields of the server's settings; and "pair": "gateway", as for `Pair`, "tasks", "store" and "ray", as for `make_tasks`.
+        The fields of the server's settings; and "pair": "gateway", as for `Pair`, and "tasks", "store", "ray" as for
+        `make_tasks`.
     ready
         Called once with the server's address, and the gateway's under "page".
 

@@ -75,8 +75,24 @@ def run(place: Place, access: Access, file: str, workspace: str, clear: bool, ti
 @default_place_options
 @client_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def workspaces(place: Place, access: Access, as_json: bool) -> None:
-    """List the workspaces of a server, and how they are."""
+@click.option(
+    "--ray", metavar="ADDRESS", help="List those of a Ray cluster in place of a server's: auto, HOST:PORT or ray://HOST:PORT."
+)
+@click.option("--prune", is_flag=True, help="With --ray: end those that have no server, and list them.")
+def workspaces(place: Place, access: Access, as_json: bool, ray: str | None, prune: bool) -> None:
+    """
+    List the workspaces of a server, and how they are.
+
+    With --ray those of all servers on a cluster, also of servers that have ended; --prune ends what these have left, and
+    what is of a server that is just being started again.
+    """
+    if ray is not None:
+        from bgpy.cli.clusters import show_actors
+
+        show_actors(ray, prune, as_json)
+        return
+    if prune:
+        raise click.UsageError("--prune goes with --ray")
     with access.client(place) as client:
         found = _statuses(client)
     if as_json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -9,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support.backends import PATIENCE, Recorder, Session
 from support.ray_cluster import RayCluster
 
 import bgpy
+from bgpy.cli import main
 from bgpy.client import Client
-from bgpy.errors import RefusedError
+from bgpy.errors import RefusedError, ServerStartError
 from bgpy.records import Registry
 from bgpy.system import kill_process, process_start_time, wait_for_end
 from bgpy.tasks.workspace import workspace_tasks
@@ -22,6 +26,7 @@ from bgpy.tasks.workspace.backends.ray import RayBackend
 from bgpy.tasks.workspace.face import Workspaces
 from bgpy.tasks.workspace.jobs import JobState
 from bgpy.tasks.workspace.onray.cluster import Cluster
+from bgpy.tasks.workspace.workspaces import Workspaces as WorkspacesOfServer
 
 pytestmark = [pytest.mark.ray, pytest.mark.process, pytest.mark.timeout(180), pytest.mark.usefixtures("ray_agent")]
 
@@ -157,7 +162,7 @@ def test_a_node_that_dies_takes_its_workspace_which_begins_anew_elsewhere(
         assert "its node has died" in job.error.message
         assert moved.run("'x' in globals(), __import__('ray').get_runtime_context().get_node_id()", timeout=60) == (False, other)
         assert here.run("x") == 2
-        with pytest.raises((RefusedError, bgpy.JobFailedError), match="no node"):
+        with pytest.raises((RefusedError, bgpy.JobFailedError), match=r"its node has died|no node"):
             there.run("x", timeout=60)
     finally:
         ray_cluster.remove_node(other)
@@ -246,3 +251,51 @@ def test_an_interrupt_ends_a_sleep_and_what_the_job_had_started_and_leaves_the_v
     assert session.recorder.outcome(number).state == "interrupted"
     assert wait_for_end(pid, process_start_time(pid) or "", PATIENCE)
     assert session.value("x") == 5
+
+
+def test_actors_of_dead_servers_are_listed_and_pruned_and_no_others(
+    start: Callable[..., Client], ray_cluster: RayCluster
+) -> None:
+    def ask(*options: str) -> Any:
+        result = CliRunner().invoke(main, ["workspaces", "--ray", ray_cluster.address, "--json", *options])
+        assert result.exit_code == 0, result.output
+        return {(each["workspace"], each["server"], each["running"]) for each in json.loads(result.stdout)}
+
+    left = Workspaces(start()).create("left", num_cpus=0)
+    left.push_job("print('in', flush=True)\nwhile True: pass")
+    next(event for event in left.watch(0) if event.kind == "output")
+    kill_server()
+    assert ask() == {("left", "no", True)}
+    Workspaces(start()).create("new", num_cpus=0).run("x = 1")
+    assert ask() == {("left", "no", True), ("new", "yes", False)}
+    assert ask("--prune") == {("left", "no", True)}
+    assert ask() == {("new", "yes", False)}
+    assert "--prune goes with --ray" in CliRunner().invoke(main, ["workspaces", "--prune"]).output
+
+
+def test_a_server_for_a_cluster_that_is_not_there_does_not_start_and_says_what_to_do() -> None:
+    with pytest.raises(ServerStartError, match=r"The Ray cluster '127.0.0.1:9'.*--ray local"):
+        bgpy.start("nowhere", workspace_tasks(ray="127.0.0.1:9"), timeout=90)
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(bgpy.MissingExtraError, match=r"bgpy\[ray\]"):
+        WorkspacesOfServer(ray="auto")
+    workspaces = WorkspacesOfServer()
+    try:
+        with pytest.raises(RefusedError, match=r"bgpy\[ray\]") as refused:
+            workspaces.create("a", type=2)
+        assert refused.value.field == "type"
+    finally:
+        workspaces.close()
+
+
+def test_an_embedded_ray_serves_and_ends_with_the_server() -> None:
+    with bgpy.start("small", workspace_tasks(ray="local"), timeout=120) as client:
+        lab = Workspaces(client).create("lab", num_cpus=0)
+        raylet = lab.run("import os; os.getppid()")
+        assert lab.run("import ray; ray.is_initialized()") is True
+        start_time = process_start_time(raylet) or ""
+        client.terminate(timeout=60)
+    assert wait_for_end(raylet, start_time, PATIENCE)

@@ -9,6 +9,7 @@ import re
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -87,17 +88,26 @@ class Agent:
 
     def create(self, home: str, about: dict[str, Any], placement: dict[str, Any], timeout: float) -> dict[str, Any]:
         """Start an actor, and return what it has written down of itself."""
-        name = f"{home}.{secrets.token_hex(4)}"
-        options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": 0, "max_concurrency": 1}
-        handle = self._ray.remote(WorkspaceActor).options(**options, **self._placement(placement)).remote(home, about)
-        try:
-            record: dict[str, Any] = self._ray.get(handle.address.remote(), timeout=timeout)
-        except self._ray.exceptions.GetTimeoutError:
-            self._ray.kill(handle)
-            raise TimeoutError(self._no_room(placement, timeout)) from None
-        with self._lock:
-            self._served[name] = handle.serve.remote()
-        return record
+        deadline = time.monotonic() + timeout
+        while True:
+            name = f"{home}.{secrets.token_hex(4)}"
+            options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": 0, "max_concurrency": 1}
+            handle = self._ray.remote(WorkspaceActor).options(**options, **self._placement(placement)).remote(home, about)
+            try:
+                left = max(deadline - time.monotonic(), 0)
+                record: dict[str, Any] = self._ray.get(handle.address.remote(), timeout=left)
+            except self._ray.exceptions.GetTimeoutError:
+                self._ray.kill(handle)
+                raise TimeoutError(self._no_room(placement, timeout)) from None
+            except self._ray.exceptions.RayActorError as error:
+                death = describe_death(str(error))
+                # It takes Ray a while to see that a node is gone; until then it may place actors there.
+                if death["node"] is None or "node" in placement or time.monotonic() > deadline:
+                    raise RuntimeError(death["reason"]) from None
+            else:
+                with self._lock:
+                    self._served[name] = handle.serve.remote()
+                return record
 
     def find(self, home: str) -> dict[str, Any] | None:
         """Return what the living actor of a workspace has written down, None where there is none."""
@@ -190,14 +200,18 @@ class Agent:
 
 
 def describe_death(text: str) -> dict[str, Any]:
-    """Say in a few words what Ray tells of an actor that has died, and whether for want of memory."""
+    """Say in a few words what Ray tells of the death of an actor, whether it was for want of memory, and with which node it died."""
     if (found := _NODE_DIED.search(text)) is not None:
-        return {"reason": f"its node has died ({found['node'] or 'of unknown name'})", "memory": False}
+        return {
+            "reason": f"its node has died ({found['node'] or 'of unknown name'})",
+            "memory": False,
+            "node": found["node"] or "",
+        }
     if _KILLED in text:
-        return {"reason": "it was ended by Ray's kill", "memory": False}
+        return {"reason": "it was ended by Ray's kill", "memory": False, "node": None}
     detail = _WORKER_DIED.search(text)
     said = " ".join((detail["detail"] if detail is not None else text).split()).rstrip(".")
-    return {"reason": f"its actor died: {said}", "memory": bool(_OUT_OF_MEMORY.search(said))}
+    return {"reason": f"its actor died: {said}", "memory": bool(_OUT_OF_MEMORY.search(said)), "node": None}
 
 
 def _text(error: BaseException) -> str:
