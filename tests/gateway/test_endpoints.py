@@ -18,7 +18,15 @@ from bgpy.tasks.schema import REQUIRED, Command
 from bgpy.tasks.tensorflow.commands import COMMANDS
 
 POSTED = [command for command in COMMANDS if not command.stream]
-SAMPLES: dict[str, Any] = {"name": "lab", "job": "x = 1", "variable": "x", "value": [1], "timeout": 0.0, "path": "/models/a"}
+SAMPLES: dict[str, Any] = {
+    "name": "lab",
+    "job": "x = 1",
+    "variable": "x",
+    "value": [1],
+    "timeout": 0.0,
+    "path": "/models/a",
+    "to": "lab",
+}
 
 
 def least(command: Command) -> dict[str, Any]:

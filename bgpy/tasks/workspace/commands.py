@@ -196,6 +196,17 @@ SET_VARIABLE = Command(
     ),
     "true",
 )  # fmt: skip
+COPY_VARIABLE = Command(
+    "copy_variable",
+    "Copy a variable into another workspace; between two on Ray without passing through the server.",
+    (
+        NAME,
+        Field("variable", ("string",), REQUIRED, "Its name."),
+        Field("to", ("string",), REQUIRED, "The other workspace's name."),
+        Field("new_name", ("string", "null"), None, "Its name there; by default the same."),
+    ),
+    "true",
+)
 GET_RESULT = Command(
     "get_result",
     "Tell whether a job ran through: true, false where it did not, null while it has not ended.",
@@ -283,6 +294,7 @@ COMMANDS: tuple[Command, ...] = (
     GET_VARIABLE,
     GET_RESULT,
     SET_VARIABLE,
+    COPY_VARIABLE,
     GET_OUTPUT,
     GET_RECORD,
     INTERRUPT,

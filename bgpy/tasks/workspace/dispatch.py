@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError
+from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError, WorkspaceNotFoundError
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.schema import checker
 from bgpy.tasks.workspace import commands
@@ -17,7 +17,7 @@ from bgpy.tasks.workspace.answering import answer_at_end, refused
 from bgpy.tasks.workspace.jobs import JobRecord
 from bgpy.tasks.workspace.means import PLACEMENT, Options
 from bgpy.tasks.workspace.values import Packed
-from bgpy.tasks.workspace.variables import read_variables, write_variable
+from bgpy.tasks.workspace.variables import copy_variable, read_variables, write_variable
 from bgpy.tasks.workspace.workspace import Workspace
 from bgpy.tasks.workspace.workspaces import Workspaces
 
@@ -190,12 +190,28 @@ def _get_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: F
 
 def _set_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
     workspace, name, value = workspaces[fields["name"]], fields["variable"], fields["value"]
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise RefusedError(f"{name!r:.100} is no name of a variable", "variable")
+    _check_variable(name, "variable")
     if not isinstance(value, Packed) and not _is_json(value, 0):
         raise RefusedError("The field 'value' of set_variable is plain JSON data, or a Packed", "value")
     write_variable(workspace, name, value)
     return True
+
+
+def _copy_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
+    new_name = fields["variable"] if fields["new_name"] is None else fields["new_name"]
+    _check_variable(new_name, "new_name" if fields["new_name"] is not None else "variable")
+    source = workspaces[fields["name"]]
+    try:
+        target = workspaces[fields["to"]]
+    except WorkspaceNotFoundError as error:
+        raise RefusedError(str(error).rstrip("."), "to") from None
+    copy_variable(source, fields["variable"], target, new_name)
+    return True
+
+
+def _check_variable(name: str, field: str) -> None:
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise RefusedError(f"{name!r:.100} is no name of a variable", field)
 
 
 def _get_output(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
@@ -327,6 +343,7 @@ _HANDLERS: Mapping[str, Callable[[Workspaces, ClientSocket, Fields], Any]] = {
     "get_variable": _get_variable,
     "get_result": _get_result,
     "set_variable": _set_variable,
+    "copy_variable": _copy_variable,
     "get_output": _get_output,
     "get_record": _get_record,
     "interrupt": _interrupt,

@@ -265,6 +265,16 @@ class Workspace:
             if kind != "alive":
                 yield Event(kind, number, when, job, event)
 
+    def copy_variable(self, variable: str, to: Workspace | str, new_name: str | None = None) -> None:
+        """
+        Copy a variable into another workspace of the same server, under the same name unless another one is given.
+
+        Between two on Ray it goes through the object store, and neither server nor client sees it; arrays are read-only there.
+        Raises RefusedError where there is no such variable or workspace, SerializationError where it cannot be copied.
+        """
+        target = to if isinstance(to, str) else to.name
+        self._server.ask("copy_variable", self.name, variable=variable, to=target, new_name=new_name)
+
     def interrupt(self) -> bool:
         """Raise KeyboardInterrupt in the running job; returns whether one ran."""
         return bool(self._server.ask("interrupt", self.name))

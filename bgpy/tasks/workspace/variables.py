@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from bgpy.errors import RefusedError
 from bgpy.tasks.workspace.backends import Backend
+from bgpy.tasks.workspace.means import Options
+from bgpy.tasks.workspace.onray.objects import HOST
 
 T = TypeVar("T")
 
@@ -21,6 +23,7 @@ class Served(Protocol):
     """What this needs of a workspace."""
 
     name: str
+    options: Options
 
     def wait_for_backend(self, deadline: float) -> Backend:
         """Return the worker in service."""
@@ -45,6 +48,25 @@ def write_variable(workspace: Served, name: str, value: Any, timeout: float = RE
 def ask_worker(workspace: Served, host: str, method: str, argument: Any, timeout: float = READ_TIMEOUT) -> Any:
     """Return what a host in the worker says to a plain argument, as `Backend.ask`; raises as `read_variables`."""
     return _ask(workspace, lambda backend, left: backend.ask(host, method, argument, left), timeout)
+
+
+def copy_variable(source: Served, variable: str, target: Served, new_name: str, timeout: float = READ_TIMEOUT) -> None:
+    """
+    Set a variable of one workspace to that of another; raises as `write_variable`, and RefusedError where there is none.
+
+    Between workspaces of one Ray cluster it goes through the object store, and nothing of it comes here.
+    """
+    if source.options.type == target.options.type == "ray":
+        given = ask_worker(source, HOST, "give", variable, timeout)
+        try:
+            ask_worker(target, HOST, "take", {"name": new_name, "reference": given["reference"]}, timeout)
+        finally:
+            ask_worker(source, HOST, "forget", given["key"], timeout)
+        return
+    found = read_variables(source, [variable], "objects", None, timeout)
+    if variable not in found:
+        raise RefusedError(f"The workspace {source.name!r} has no variable {variable!r:.100}", "variable")
+    write_variable(target, new_name, found[variable], timeout)
 
 
 def _ask(workspace: Served, use: Callable[[Backend, float], T], timeout: float) -> T:

@@ -204,7 +204,7 @@ def test_an_unknown_command_is_refused(desk: Desk, message: dict[str, Any]) -> N
 
 
 REQUIRED_FIELDS = [(command.name, field.name) for command in COMMANDS for field in command.fields if field.default is REQUIRED]
-VALID: dict[str, Any] = {"name": "w", "job": 0, "variable": "x", "value": 1}
+VALID: dict[str, Any] = {"name": "w", "job": 0, "variable": "x", "value": 1, "to": "w"}
 
 
 @pytest.mark.parametrize(("command", "missing"), REQUIRED_FIELDS)
@@ -246,6 +246,13 @@ def test_a_field_of_the_wrong_type_is_named(desk: Desk, command: str, field: Any
         ("create_workspace", {"name": "w"}, "name"),
         ("create_workspace", {"type": 3}, "type"),
         ("create_workspace", {"type": True}, "type"),
+        ("create_workspace", {"type": "thread", "num_cpus": 1}, "num_cpus"),
+        ("create_workspace", {"node": "here"}, "node"),
+        ("create_workspace", {"type": "ray", "num_gpus": -1}, "num_gpus"),
+        ("create_workspace", {"type": 2, "resources": ["gpu"]}, "resources"),
+        ("copy_variable", {"name": "w", "variable": "x", "to": "nobody"}, "to"),
+        ("copy_variable", {"name": "w", "variable": "missing", "to": "w"}, "variable"),
+        ("copy_variable", {"name": "w", "variable": "x", "to": "w", "new_name": "no name"}, "new_name"),
         ("create_workspace", {"on_crash": "explode"}, "on_crash"),
         ("create_workspace", {"max_jobs": 0}, "max_jobs"),
         ("get_status", {"name": "nobody"}, "name"),

@@ -299,3 +299,31 @@ def test_an_embedded_ray_serves_and_ends_with_the_server() -> None:
         start_time = process_start_time(raylet) or ""
         client.terminate(timeout=60)
     assert wait_for_end(raylet, start_time, PATIENCE)
+
+
+def test_a_variable_goes_from_one_workspace_to_another_by_the_object_store(start: Callable[..., Client]) -> None:
+    workspaces = Workspaces(start())
+    first, second = (workspaces.create(name, num_cpus=0) for name in ("first", "second"))
+    here = workspaces.create("here", "process")
+    first.run("import numpy\nclass Point:\n    x = 5\nbig, point = numpy.arange(1_000_000), Point()")
+    first.copy_variable("big", second)
+    first.copy_variable("point", "second", "p")
+    assert second.run("(int(big.sum()), big.flags.writeable, p.x)") == (499_999_500_000, False, 5)
+    # More than the store has room for: what was handed over before is let go, but for what is still used.
+    first.run("other = numpy.zeros(1_000_000)")
+    for _ in range(12):
+        first.copy_variable("other", second)
+    counted = "import ray; ray._private.worker.global_worker.core_worker.get_all_reference_counts()"
+    assert first.run(counted) == {}
+    # Where it came from may change, or go.
+    first.run("big[:] = 0")
+    first.destroy()
+    assert second.run("int(big.sum())") == 499_999_500_000
+    second.copy_variable("big", here)
+    assert here.run("int(big.sum())") == 499_999_500_000
+    with pytest.raises(RefusedError, match="no variable 'missing'"):
+        second.copy_variable("missing", second)
+    with pytest.raises(RefusedError, match="no variable 'missing'"):
+        here.copy_variable("missing", second)
+    with pytest.raises(RefusedError, match="no workspace 'missing'"):
+        here.copy_variable("big", "missing")

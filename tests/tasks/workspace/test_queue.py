@@ -528,3 +528,60 @@ def test_the_end_of_the_workspace_ends_all_its_jobs() -> None:
 def test_no_job_yet_is_refused_with_the_reason() -> None:
     with pytest.raises(RefusedError, match="has had no job yet"):
         Driver().queue.jobs.view(None)
+
+
+# A worker that outlives the server
+
+
+def returned() -> Driver:
+    """Return the queue of a server that has found a job which ran, one which waited and one which was held, and no worker yet."""
+    driver = Driver(ready=False)
+    states = (JobState.RUNNING, JobState.QUEUED, JobState.HELD)
+    records = [JobRecord("w", number, "script", "old", state=state, started=0.7) for number, state in enumerate(states)]
+    driver.queue.restore(records, 3, 1, 5.0, survivor=True)
+    driver.queue.want_worker()
+    return driver
+
+
+def test_what_ran_is_asked_for_and_what_waited_goes_on_where_the_worker_is_found_again() -> None:
+    driver = returned()
+    driver.work()
+    assert driver.states() == ["running", "held", "held"]
+    assert driver.queue.is_being_handed()
+    driver.push()
+    assert not of_kind(driver.work(), Run)
+    driver.queue.ready(None, 6.0, adopted=True)
+    done = driver.work()
+    assert of_kind(done, Run) == [Run(Order(0, "script", "old", False))]
+    assert driver.states() == ["running", "queued", "held", "queued"]
+    assert not driver.queue.is_being_handed()
+    driver.queue.ended(0, DONE, 7.0)
+    assert [run.order.number for run in of_kind(driver.work(), Run)] == [1]
+    assert driver.states() == ["done", "running", "held", "queued"]
+    assert driver.queue.restarts == 1
+
+
+def test_what_ran_has_crashed_and_what_waited_is_held_where_the_worker_is_there_no_more() -> None:
+    driver = returned()
+    driver.work()
+    driver.queue.ready(None, 6.0, adopted=False)
+    done = driver.work()
+    assert not of_kind(done, Run)
+    assert driver.states() == ["crashed", "held", "held"]
+    assert ("worker_died", 0) in events(done)
+    assert driver.queue.jobs.view(0).error == {
+        "type": "WorkerDied", "message": "Its worker died: it ended while no server was there", "traceback": ""
+    }  # fmt: skip
+    assert of_kind(done, Commit)[-1].changes == [JobEnded(driver.queue.jobs[0])]
+    assert driver.queue.restarts == 2
+
+
+def test_what_ran_is_not_given_up_while_its_worker_cannot_be_reached() -> None:
+    driver = returned()
+    driver.push()
+    driver.queue.start_failed("the cluster is not there", 6.0)
+    driver.work()
+    assert driver.states() == ["running", "held", "held", "aborted"]  # who has just come is told at once
+    driver.queue.want_worker()
+    driver.queue.ready(None, 8.0, adopted=True)
+    assert [run.order.number for run in of_kind(driver.work(), Run)] == [0]

@@ -200,7 +200,7 @@ class Agent:
 
 
 def describe_death(text: str) -> dict[str, Any]:
-    """Say in a few words what Ray tells of the death of an actor, whether it was for want of memory, and with which node it died."""
+    """Say in a few words what Ray tells of the death of an actor, whether for want of memory, and with which node it died."""
     if (found := _NODE_DIED.search(text)) is not None:
         return {
             "reason": f"its node has died ({found['node'] or 'of unknown name'})",
