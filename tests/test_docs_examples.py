@@ -39,6 +39,15 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_the_page_of_clusters_does_what_it_says(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="could not import 'ray'")
+    blocks = read_blocks("docs/scaling.rst")
+    assert_prints(run(as_program(blocks), tmp_path, 150), expected_output(blocks))
+
+
+@pytest.mark.process
 @pytest.mark.parametrize(("example", "output"), included_examples())
 def test_an_example_prints_what_its_page_says(example: str, output: str, tmp_path: Path) -> None:
     program = (ROOT / example).read_text(encoding="utf-8")

@@ -75,7 +75,11 @@ class Workspaces:
         self._default_type = "process" if ray is None else "ray"
         self._backends = Backends(ray)
         if ray is not None:
-            self._backends.connect()
+            try:
+                self._backends.connect()
+            except BaseException:
+                self._backends.close()
+                raise
         if store is None:
             store = MemoryStore()
         elif isinstance(store, str):

@@ -1,15 +1,21 @@
-"""One small Ray cluster for all tests of a session, and one agent that is connected to it."""
+"""Backends of all kinds; one small Ray cluster for all tests of a session, and one agent that is connected to it."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 
 import pytest
+from support.backends import Recorder
 from support.ray_cluster import RayCluster
 
+from bgpy.tasks.workspace.backends import Backend
+from bgpy.tasks.workspace.backends.process import ProcessBackend
+from bgpy.tasks.workspace.backends.ray import RayBackend
 from bgpy.tasks.workspace.backends.spawner import Spawner
+from bgpy.tasks.workspace.backends.thread import ThreadBackend
 from bgpy.tasks.workspace.onray.cluster import Cluster
 
 
@@ -32,4 +38,34 @@ def ray_agent(ray_cluster: RayCluster) -> Iterator[Cluster]:
     agent.connect()
     yield agent
     agent.close()
+    spawner.close()
+
+
+@pytest.fixture(params=["process", "thread", pytest.param("ray", marks=pytest.mark.ray)], scope="session")
+def kind(request: pytest.FixtureRequest) -> str:
+    """Return each type of workspace in turn."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_agent")  # now, and not within a test: that must not seem to leave it behind
+    return str(request.param)
+
+
+@pytest.fixture
+def make_backend(kind: str, request: pytest.FixtureRequest) -> Iterator[Callable[[Recorder], Backend]]:
+    """Return what makes a backend of that type, without starting it; all are closed in the end."""
+    spawner = Spawner()
+    backends: list[Backend] = []
+
+    def make(recorder: Recorder) -> Backend:
+        if kind == "process":
+            backends.append(ProcessBackend(recorder, spawner=spawner))
+        elif kind == "thread":
+            backends.append(ThreadBackend(recorder))
+        else:
+            agent, home = request.getfixturevalue("ray_agent"), secrets.token_hex(8)
+            backends.append(RayBackend(recorder, cluster=agent, home=home, placement={"num_cpus": 0}))
+        return backends[-1]
+
+    yield make
+    for backend in backends:
+        backend.close()
     spawner.close()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from support.backends import PATIENCE, Recorder, Session
 from bgpy.errors import RefusedError, SerializationError
 from bgpy.tasks.workspace.backends import Abilities, Backend, Order, Outcome
 from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
-from bgpy.tasks.workspace.backends.ray import RayBackend
 from bgpy.tasks.workspace.backends.thread import ThreadBackend
 from bgpy.tasks.workspace.values import Packed
 
@@ -28,38 +26,17 @@ ABILITIES = {
 }
 
 
-@pytest.fixture(params=["process", "thread", pytest.param("ray", marks=pytest.mark.ray)], scope="session")
-def kind(request: pytest.FixtureRequest) -> str:
-    if request.param == "ray":
-        request.getfixturevalue("ray_agent")  # now, and not within a test: that must not seem to leave it behind
-    return str(request.param)
-
-
 @pytest.fixture
-def make(kind: str, request: pytest.FixtureRequest) -> Iterator[Callable[[], Session]]:
+def make(make_backend: Callable[[Recorder], Backend]) -> Callable[[], Session]:
     """Return what starts a backend; all are closed in the end."""
-    spawner = Spawner() if kind == "process" else None
-    cluster = request.getfixturevalue("ray_agent") if kind == "ray" else None
-    backends: list[Backend] = []
 
     def start() -> Session:
         recorder = Recorder()
-        backend: Backend
-        if spawner is not None:
-            backend = ProcessBackend(recorder, spawner=spawner)
-        elif cluster is not None:
-            backend = RayBackend(recorder, cluster=cluster, home=secrets.token_hex(8), placement={"num_cpus": 0})
-        else:
-            backend = ThreadBackend(recorder)
-        backends.append(backend)
+        backend = make_backend(recorder)
         backend.start()
         return Session(backend, recorder)
 
-    yield start
-    for backend in backends:
-        backend.close()
-    if spawner is not None:
-        spawner.close()
+    return start
 
 
 @pytest.fixture

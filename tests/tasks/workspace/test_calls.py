@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ from support.calls import HOST
 from bgpy.errors import RefusedError, StoreError
 from bgpy.tasks.workspace import ledger as ledgers
 from bgpy.tasks.workspace.backends import Backend, Order, Outcome
-from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
-from bgpy.tasks.workspace.backends.thread import ThreadBackend
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.instructions import Acknowledge, Commit, Interrupt, Kill, Run, Settle
 from bgpy.tasks.workspace.jobs import JobRecord, JobState
@@ -223,16 +221,12 @@ def test_a_large_value_of_a_call_that_is_not_kept_does_not_stay_in_memory() -> N
     ]
 
 
-@pytest.fixture(params=["process", "thread"])
-def recorder_and_backend(request: pytest.FixtureRequest) -> Iterator[tuple[Recorder, Backend]]:
-    spawner = Spawner() if request.param == "process" else None
+@pytest.fixture
+def recorder_and_backend(make_backend: Callable[[Recorder], Backend]) -> tuple[Recorder, Backend]:
     recorder = Recorder()
-    backend: Backend = ThreadBackend(recorder) if spawner is None else ProcessBackend(recorder, spawner=spawner)
+    backend = make_backend(recorder)
     backend.start()
-    yield recorder, backend
-    backend.close()
-    if spawner is not None:
-        spawner.close()
+    return recorder, backend
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from bgpy.cli import main
 from bgpy.client import Client
 from bgpy.errors import RefusedError, ServerStartError
 from bgpy.records import Registry
-from bgpy.system import kill_process, process_start_time, wait_for_end
+from bgpy.system import kill_process, process_start_time, wait_for_end, workers
 from bgpy.tasks.workspace import workspace_tasks
+from bgpy.tasks.workspace.backends import ray as ray_backend
 from bgpy.tasks.workspace.backends.ray import RayBackend
 from bgpy.tasks.workspace.face import Workspaces
 from bgpy.tasks.workspace.jobs import JobState
@@ -274,7 +275,7 @@ def test_actors_of_dead_servers_are_listed_and_pruned_and_no_others(
 
 
 def test_a_server_for_a_cluster_that_is_not_there_does_not_start_and_says_what_to_do() -> None:
-    with pytest.raises(ServerStartError, match=r"The Ray cluster '127.0.0.1:9'.*--ray local"):
+    with pytest.raises(ServerStartError, match=r"The Ray cluster '127.0.0.1:9': .*refused.*--ray local"):
         bgpy.start("nowhere", workspace_tasks(ray="127.0.0.1:9"), timeout=90)
 
 
@@ -327,3 +328,42 @@ def test_a_variable_goes_from_one_workspace_to_another_by_the_object_store(start
         here.copy_variable("missing", second)
     with pytest.raises(RefusedError, match="no workspace 'missing'"):
         here.copy_variable("big", "missing")
+
+
+def test_the_end_of_the_agent_ends_no_workspace_and_another_one_follows(ray_cluster: RayCluster) -> None:
+    before = set(workers.child_processes())
+    workspaces = WorkspacesOfServer(ray=ray_cluster.address)
+    try:
+        (agent,) = set(workers.child_processes()) - before
+        first = workspaces.create("first", placement={"num_cpus": 0})
+        assert first.wait(first.push("script", "x = 1"), PATIENCE) is JobState.DONE
+        start_time = process_start_time(agent)
+        assert start_time is not None
+        kill_process(agent, start_time)
+        assert wait_for_end(agent, start_time, PATIENCE)
+        assert first.wait(first.push("script", "x"), PATIENCE) is JobState.DONE
+        second = workspaces.create("second", placement={"num_cpus": 0})
+        assert second.wait(second.push("script", "x = 2"), PATIENCE) is JobState.DONE
+    finally:
+        workspaces.close()
+
+
+def test_an_actor_that_waits_for_a_node_ends_with_its_server_and_the_wait_is_told(
+    ray_cluster: RayCluster, ray_agent: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_backend, "START_TIMEOUT", 2.0)
+    workspaces = WorkspacesOfServer(ray=ray_cluster.address)
+    try:
+        lab = workspaces.create("lab", placement={"num_cpus": 0, "resources": {"moon": 1}})
+        number = lab.push("script", "1")
+        assert lab.wait(number, PATIENCE) is JobState.ABORTED
+        error = lab.record(number).error
+        assert error is not None
+        assert (
+            "no node of the cluster had room for it within 2 s: it asks for num_cpus 0, resources {'moon': 1}" in error["message"]
+        )
+        monkeypatch.setattr(ray_backend, "START_TIMEOUT", 60.0)
+        lab.push("script", "1")
+    finally:
+        workspaces.close()
+    assert ray_agent.ask("records") == []

@@ -27,6 +27,8 @@ from bgpy.tasks.workspace.progress import NEWS
 START_TIMEOUT = 60.0
 #: Seconds to connect to its keeper.
 CONNECT_TIMEOUT = 10.0
+#: Seconds for the interpreter to answer for the first time.
+READY_TIMEOUT = 30.0
 #: Seconds for an idle interpreter to end by itself, so that what it registered for its end runs.
 END_GRACE = 1.0
 #: Seconds for a killed actor to be gone, until Ray is asked to kill it.
@@ -213,6 +215,7 @@ class RayBackend:
         record = self._cluster.ask("find", home=self._home)
         if record is None:
             return None
+        self._record = record
         try:
             jobs, hello = self._connect(record)
         except (BgpyError, OSError, EOFError):
@@ -226,6 +229,7 @@ class RayBackend:
     def _create(self) -> Channel:
         arguments = {"home": self._home, "about": self._about, "placement": self._placement}
         record = self._cluster.ask("create", START_TIMEOUT, timeout=START_TIMEOUT, **arguments)
+        self._record = record
         try:
             return self._connect(record)[0]
         except (BgpyError, OSError, EOFError) as error:
@@ -243,7 +247,7 @@ class RayBackend:
                 opened.append(channel)
                 channel.send(Kind.ATTACH, 0, {"purpose": purpose, "session": session})
             control, variables, jobs = opened
-            deadline = time.monotonic() + CONNECT_TIMEOUT
+            deadline = time.monotonic() + READY_TIMEOUT
             hello = _expect(jobs, Kind.READY, deadline)
             if not hello["ready"]:
                 raise RemoteProtocolError("The interpreter is not ready")
@@ -253,13 +257,12 @@ class RayBackend:
             for channel in opened:
                 channel.close()
             raise
-        self._record = record
         self._beside = Beside(control, variables)
         return jobs, hello
 
     def _remove(self) -> None:
         try:
-            self._cluster.ask("remove", home=self._home)
+            self._cluster.ask("remove", home=self._home, actor=self._record.get("actor"))
         except BgpyError:
             pass  # the cluster is gone, or this server's way to it: what is left there is found by whoever lists it
 

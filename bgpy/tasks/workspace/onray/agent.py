@@ -19,6 +19,8 @@ from bgpy.tasks.workspace.onray.actor import NAMESPACE, WorkspaceActor, forget_r
 
 #: Questions that are answered at the same time; one about an actor that waits for a node takes long.
 _THREADS = 64
+#: Seconds for the cluster's port to be reached.
+_REACH_TIMEOUT = 10.0
 #: What Ray says of an actor that died, up to where it begins to guess.
 _NODE_DIED = re.compile(r"node has died\.? *(?:Node Id: *(?P<node>\w+))?")
 _WORKER_DIED = re.compile(r"Worker exit detail: (?P<detail>.*?)(?: Some common causes|$)", re.DOTALL)
@@ -58,6 +60,10 @@ class Agent:
         import ray
 
         options: dict[str, Any] = {}
+        place = address.removeprefix("ray://")
+        if ":" in place:
+            host, _, port = place.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), _REACH_TIMEOUT).close()  # Ray itself would try for a minute
         if address == "local":
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             options["include_dashboard"] = False
@@ -65,12 +71,17 @@ class Agent:
         self._ray = ray
         self._lock = threading.Lock()
         self._served: dict[str, Any] = {}  # by actor: what is known at once when it dies
+        self._coming: dict[str, Any] = {}  # actors that no server knows yet
 
     def serve(self, channel: Channel) -> None:
         """Answer questions until the channel ends."""
         with ThreadPoolExecutor(_THREADS, "bgpy-ray") as pool:
             while (message := channel.receive()) is not None:
                 pool.submit(self._answer, channel, message)
+            with self._lock:
+                coming = list(self._coming.values())
+            for handle in coming:
+                self._ray.kill(handle)  # else it would wait for a node, or live there, without a server
 
     def close(self) -> None:
         """Let go of the cluster; ends one that was started here."""
@@ -93,6 +104,8 @@ class Agent:
             name = f"{home}.{secrets.token_hex(4)}"
             options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": 0, "max_concurrency": 1}
             handle = self._ray.remote(WorkspaceActor).options(**options, **self._placement(placement)).remote(home, about)
+            with self._lock:
+                self._coming[name] = handle
             try:
                 left = max(deadline - time.monotonic(), 0)
                 record: dict[str, Any] = self._ray.get(handle.address.remote(), timeout=left)
@@ -108,22 +121,28 @@ class Agent:
                 with self._lock:
                     self._served[name] = handle.serve.remote()
                 return record
+            finally:
+                with self._lock:
+                    del self._coming[name]
 
     def find(self, home: str) -> dict[str, Any] | None:
         """Return what the living actor of a workspace has written down, None where there is none."""
         record = read_record(home)
         return record if record is not None and self._handle(record["actor"]) is not None else None
 
-    def remove(self, home: str) -> bool:
-        """Kill the actor of a workspace; returns whether there was one."""
+    def remove(self, home: str, actor: str | None = None) -> bool:
+        """Kill the actor of a workspace, that one alone where it is named; returns whether there was one."""
         record = read_record(home)
-        handle = None if record is None else self._handle(record["actor"])
+        name = record["actor"] if actor is None and record is not None else actor
+        if name is None:
+            return False
+        with self._lock:
+            self._served.pop(name, None)
+        if record is not None and record["actor"] == name:
+            forget_record(home)
+        handle = self._handle(name)
         if handle is not None:
             self._ray.kill(handle)
-        if record is not None:
-            with self._lock:
-                self._served.pop(record["actor"], None)
-            forget_record(home)
         return handle is not None
 
     def cause(self, actor: str, timeout: float) -> dict[str, Any]:

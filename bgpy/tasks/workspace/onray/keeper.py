@@ -25,7 +25,7 @@ from bgpy.tasks.workspace.outcomes import close_outcome, close_outcomes, take_ou
 #: Seconds for a connection to prove itself, and to say what it is for.
 OPENING_TIMEOUT = 10.0
 #: Seconds that a server which connects waits here for an interpreter that is not ready yet.
-READY_TIMEOUT = 30.0
+READY_TIMEOUT = 20.0
 #: Flags of OUTPUT.
 STDOUT, STDERR, BETWEEN = 1, 2, 4
 _STREAMS: dict[Literal["stdout", "stderr"], int] = {"stdout": STDOUT, "stderr": STDERR}

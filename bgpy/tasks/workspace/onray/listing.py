@@ -57,7 +57,7 @@ def list_actors(cluster: Cluster) -> list[Found]:
 
 def prune(cluster: Cluster, actors: list[Found]) -> list[Found]:
     """End those of some actors that have no server, and return them; raises as `Cluster.ask`."""
-    return [found for found in actors if found.server == "no" and cluster.ask("remove", home=found.home)]
+    return [found for found in actors if found.server == "no" and cluster.ask("remove", home=found.home, actor=found.actor)]
 
 
 def _look(record: dict[str, Any]) -> Found:
