@@ -67,8 +67,7 @@ class ConnectError(BgpyError, ConnectionError):
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(address, reason)
-        self.address = address
-        self.reason = reason
+        self.address, self.reason = address, reason
 
     def __str__(self) -> str:
         return f"Cannot connect to {self.address}: {self.reason}. Check host and port, and that the server runs (bgpy list)."
@@ -128,8 +127,7 @@ class AuthenticationError(BgpyError):
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(address, reason)
-        self.address = address
-        self.reason = reason
+        self.address, self.reason = address, reason
 
     def __str__(self) -> str:
         return f"No proof of the token with {self.address}: {self.reason}. Use the token that the server was started with."
@@ -140,8 +138,7 @@ class TokenError(BgpyError):
 
     def __init__(self, reason: str, mend: str) -> None:
         super().__init__(reason, mend)
-        self.reason = reason
-        self.mend = mend
+        self.reason, self.mend = reason, mend
 
     def __str__(self) -> str:
         return f"{self.reason}. {self.mend}"
@@ -152,8 +149,7 @@ class TlsError(BgpyError):
 
     def __init__(self, reason: str, mend: str) -> None:
         super().__init__(reason, mend)
-        self.reason = reason
-        self.mend = mend
+        self.reason, self.mend = reason, mend
 
     def __str__(self) -> str:
         return f"{self.reason}. {self.mend}."
@@ -266,8 +262,7 @@ class InvalidResultError(BgpyError):
 
     def __init__(self, task: str, type_name: str) -> None:
         super().__init__(task, type_name)
-        self.task = task
-        self.type_name = type_name
+        self.task, self.type_name = task, type_name
 
     def __str__(self) -> str:
         return f"{self.task} returned {self.type_name}, not a dict; the state is as before. Return the state from the task."
@@ -369,8 +364,7 @@ class ServerNotFoundError(BgpyError, LookupError):
 
     def __init__(self, name: str, running: tuple[str, ...] = ()) -> None:
         super().__init__(name, running)
-        self.name = name
-        self.running = running
+        self.name, self.running = name, running
 
     def __str__(self) -> str:
         others = f"Running: {', '.join(self.running)}" if self.running else "None of your servers runs on this machine"
@@ -382,8 +376,7 @@ class RefusedError(BgpyError):
 
     def __init__(self, reason: str, field: str | None = None) -> None:
         super().__init__(reason, field)
-        self.reason = reason
-        self.field = field
+        self.reason, self.field = reason, field
 
     def __str__(self) -> str:
         return f"{self.reason}."
@@ -394,8 +387,7 @@ class WorkspaceNotFoundError(RefusedError, LookupError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"There is no workspace {name!r}; create_workspace makes one", "name")
-        self.args = (name,)  # what pickle calls this class with
-        self.name = name
+        self.args, self.name = (name,), name  # the first is what pickle calls this class with
 
 
 class PlaceholderNotFoundError(RefusedError, LookupError):
@@ -403,8 +395,7 @@ class PlaceholderNotFoundError(RefusedError, LookupError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"There is no placeholder {name!r}; list_placeholders names those that there are", "name")
-        self.args = (name,)  # what pickle calls this class with
-        self.name = name
+        self.args, self.name = (name,), name  # the first is what pickle calls this class with
 
 
 class SessionNotFoundError(RefusedError, LookupError):
@@ -490,8 +481,7 @@ class WslError(BgpyError):
 
     def __init__(self, reason: str, tried: tuple[str, ...] = ()) -> None:
         super().__init__(reason, tried)
-        self.reason = reason
-        self.tried = tried
+        self.reason, self.tried = reason, tried
 
     def __str__(self) -> str:
         tried = f" Tried: {'; '.join(self.tried)}." if self.tried else ""
