@@ -23,7 +23,7 @@ from support.servers import background_server
 
 import bgpy
 from bgpy.cli.pairing import DEFAULT_TASKS, STORING, installed_tasks, make_tasks
-from bgpy.errors import ServerStartError
+from bgpy.errors import ClusterError, MissingExtraError, ServerStartError
 from bgpy.records import Registry
 from bgpy.system import kill_process, process_start_time, wait_for_end
 from bgpy.tasks.workspace import Workspaces
@@ -386,6 +386,13 @@ def test_store_is_for_the_first_set_that_has_workspaces(name: str, tmp_path: Pat
     tasks.exit(KeepingSocket(), state, {})
 
 
+@pytest.mark.parametrize("name", STORING)
+def test_a_cluster_is_for_the_first_set_that_has_workspaces(name: str) -> None:
+    tasks = make_tasks([name], None, "127.0.0.1:9")
+    with pytest.raises((ClusterError, MissingExtraError), match=r"'127\.0\.0\.1:9'|bgpy\[ray\]"):
+        tasks.make_state(KeepingSocket())
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -395,6 +402,7 @@ def test_store_is_for_the_first_set_that_has_workspaces(name: str, tmp_path: Pat
         (("--listen", "127.0.0.1:x"), "--listen is HOST:PORT"),
         (("--keyfile", "key.pem"), "--keyfile needs --certfile"),
         (("--tasks", "mine", "--store", "x"), "--store is for the task sets workspace and tensorflow"),
+        (("--tasks", "mine", "--ray", "auto"), "--ray is for the task sets workspace and tensorflow"),
         (("--log-file", "x"), "--log-file goes with --background"),
         (("--name", "a b"), "cannot name a server"),
     ],
