@@ -34,7 +34,7 @@ NO_CHROMIUM = "Chromium is not installed: .ci/run installs Debian's package chro
 #: Where screenshots go; docs/images are made with BGPY_SCREENSHOTS=docs/images
 SCREENSHOTS = Path(os.environ.get("BGPY_SCREENSHOTS") or ROOT / "artifacts")
 #: Milliseconds that a page may take for what a test waits for.
-PATIENCE = 20_000
+PATIENCE = 30_000
 VIEWPORT = {"width": 1280, "height": 800}
 
 
