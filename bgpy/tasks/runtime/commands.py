@@ -11,6 +11,9 @@ from collections.abc import Mapping
 
 from bgpy.tasks.schema import REQUIRED, Command, Field
 
+#: Seconds that a request may wait at most.
+MAX_TIMEOUT = 86_400
+
 #: An integer, as in the original's examples, is no wrong type: there is only no session of it.
 SESSION = Field("sessionId", ("string", "integer"), REQUIRED, "The session of a run, as its start has told it.")
 _NAME = Field("name", ("string",), REQUIRED, "The name of the placeholder.")
@@ -54,7 +57,13 @@ _MODEL = Field(
         _NAME,
         Field("is_data", ("boolean",), True, "Whether the data are the instances themselves, not the path of a file."),
         Field("data", (), REQUIRED, "The instances; or the path of a CSV, JSON or .npy file on the server."),
-        Field("timeout", ("number",), 60, "Seconds to wait for the prediction; then it is interrupted.", minimum=0),
+        Field(
+            "timeout",
+            ("number",),
+            60,
+            f"Seconds to wait for the prediction, at most {MAX_TIMEOUT:,}; then it is stopped.",
+            minimum=0,
+        ),
     ),
 )
 
@@ -95,12 +104,12 @@ LIST_PLACEHOLDERS = Command(
 RUN_STATUS = Command(
     "run_status",
     "Tell how a run is.",
-    (SESSION, Field("timeout", ("number",), 0, "Seconds to wait for its end.", minimum=0)),
+    (SESSION, Field("timeout", ("number",), 0, f"Seconds to wait for its end, at most {MAX_TIMEOUT:,}.", minimum=0)),
     "type [status]:STATUS, sessionId, status: Alive, Finished, Failed, Stopped, or Session not found.",
 )
 STOP_RUN = Command(
     "stop_run",
-    "Interrupt a run, and kill it where that does not end it.",
+    "Interrupt a run, or the prediction that runs in it, and kill it where that does not end it.",
     (SESSION,),
     "type [status]:STATUS, sessionId, status: how it has ended.",
 )

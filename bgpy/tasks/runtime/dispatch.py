@@ -4,12 +4,17 @@ From a message to a run session, and from what that says to the answer: a messag
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from bgpy.errors import (
+    BgpyError,
     JobFailedError,
+    ModelDataError,
+    ModelError,
     OverloadedError,
     PlaceholderNotFoundError,
     RefusedError,
@@ -20,22 +25,28 @@ from bgpy.errors import (
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.runtime import commands
 from bgpy.tasks.runtime.messages import FIRST, Message, Status, Story
+from bgpy.tasks.runtime.predictions import Prediction
 from bgpy.tasks.runtime.sessions import ANNOUNCE, RunSession, Sessions
 from bgpy.tasks.runtime.uploads import check_upload
 from bgpy.tasks.schema import checker
-from bgpy.tasks.workspace.answering import refused
+from bgpy.tasks.workspace.answering import SMALL_ANSWER, answer_at_end, refused
 
 #: Seconds of silence after which a listener gets a sign of life: without sending, nobody learns that a client has gone.
 ALIVE_INTERVAL = 20.0
+#: Seconds that the core waits longer than a prediction may take, which is always answered.
+_MARGIN = 60.0
 
 _CHECKS = {command.name: checker(command) for command in commands.COMMANDS}
+
+#: What is refused; all else is a defect.
+_FAILURES = (OverloadedError, RefusedError, SerializationError, StoreError)
 
 Fields = dict[str, Any]
 
 
 def dispatch(sessions: Sessions, client_socket: ClientSocket, message: Mapping[str, Any]) -> None:
     """
-    Answer one request; blocks for as long as it asks to wait.
+    Answer one request; who waits for the end of a run or of a prediction is answered then, from another thread.
 
     What is refused, and a prediction that failed, is answered, not raised: ``{"request_result": False, "result": REASON, "field":
     NAME_OR_NONE, "error": TYPE}``, of a model that raised with ``traceback``, ``job`` and ``state``.
@@ -45,14 +56,12 @@ def dispatch(sessions: Sessions, client_socket: ClientSocket, message: Mapping[s
         if not isinstance(name, str) or name not in _CHECKS:
             raise RefusedError(_unknown(message), "command")
         fields = _CHECKS[name](message)
-        if name == commands.WATCH_RUN.name:
-            _watch(sessions.find(fields["sessionId"]), int(fields["since"]), client_socket)
+        if name in _ANSWERING:
+            _ANSWERING[name](sessions, fields, client_socket)
             return
         result = _HANDLERS[name](sessions, fields)
-    except (OverloadedError, RefusedError, SerializationError, StoreError) as failure:
+    except _FAILURES as failure:
         client_socket.respond(refused(failure))
-    except JobFailedError as failure:
-        client_socket.respond(_failed(failure))
     else:
         client_socket.respond({"request_result": True, "result": result})
 
@@ -117,13 +126,62 @@ def _found(name: str, answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _run_model(sessions: Sessions, fields: Fields) -> Message:
+def _seconds(timeout: float) -> float:
+    if timeout > commands.MAX_TIMEOUT:
+        raise RefusedError(f"The field 'timeout' is at most {commands.MAX_TIMEOUT:,} seconds", "timeout")
+    return timeout
+
+
+def _run_model(sessions: Sessions, fields: Fields, client_socket: ClientSocket) -> None:
+    """Answer at the end of the prediction, or when it was stopped; does not block where it may defer."""
     asked = fields["model"]
     if not asked["is_data"] and not isinstance(asked["data"], str):
         raise RefusedError("The field 'data' of model is the path of a file, a string, where 'is_data' is false", "data")
-    session = sessions.find(asked["sessionId"])
-    value = session.predict(asked["name"], asked["is_data"], asked["data"], asked["timeout"])
-    return {**_message("[model]:RESULT", session), "name": asked["name"], "value": value}
+    timeout, session = _seconds(asked["timeout"]), sessions.find(asked["sessionId"])
+    over = threading.Event()
+
+    def answer(prediction: Prediction) -> None:
+        try:
+            _respond(client_socket, _predicted(session, prediction))
+        finally:
+            prediction.record = None  # its deadline may be kept for longer, what is large must not
+            over.set()
+
+    def tell(prediction: Prediction) -> None:
+        record = prediction.record
+        if record is not None and record.size(SMALL_ANSWER) > SMALL_ANSWER:
+            prediction.record = replace(record)  # a copy: what is large does not stay in the record
+            threading.Thread(target=answer, args=(prediction,), name="bgpy-large-answer", daemon=True).start()
+        else:
+            answer(prediction)
+
+    if client_socket.awaited and client_socket.deferrable:
+        client_socket.defer(timeout + _MARGIN)
+    sessions.predict(session, asked["name"], asked["is_data"], asked["data"], timeout, tell)
+    if not client_socket.deferrable:
+        over.wait(timeout + _MARGIN)
+
+
+def _predicted(session: RunSession, prediction: Prediction) -> dict[str, Any]:
+    """Return the envelope of what became of a prediction."""
+    try:
+        value = session.result_of(prediction)
+    except JobFailedError as failure:
+        return _failed(failure)
+    except ModelError as failure:
+        field = "data" if isinstance(failure, ModelDataError) else "name"
+        return {**refused(failure), "field": field}
+    except RefusedError as failure:
+        return refused(failure)
+    return {"request_result": True, "result": {**_message("[model]:RESULT", session), "name": prediction.name, "value": value}}
+
+
+def _respond(client_socket: ClientSocket, envelope: dict[str, Any]) -> None:
+    try:
+        client_socket.respond(envelope)
+    except BgpyError as error:
+        if not client_socket.responded and client_socket.connected:
+            client_socket.respond(refused(error))  # too large for this client, for instance
 
 
 def _list_placeholders(sessions: Sessions, fields: Fields) -> Message:
@@ -131,14 +189,19 @@ def _list_placeholders(sessions: Sessions, fields: Fields) -> Message:
     return {**_message("[placeholder]:LIST", session), **session.ask("listing", {})}
 
 
-def _run_status(sessions: Sessions, fields: Fields) -> Message:
+def _run_status(sessions: Sessions, fields: Fields, client_socket: ClientSocket) -> None:
+    """Answer at once, or at the end of the run; does not block where it may defer."""
+    timeout = _seconds(fields["timeout"])
     try:
         session = sessions.find(fields["sessionId"])
     except SessionNotFoundError:
-        return {"type": "[status]:STATUS", "sessionId": fields["sessionId"], "status": Status.NOT_FOUND.value}
-    if fields["timeout"]:
-        session.wait(fields["timeout"])
-    return _status(session)
+        status = {"type": "[status]:STATUS", "sessionId": fields["sessionId"], "status": Status.NOT_FOUND.value}
+        client_socket.respond({"request_result": True, "result": status})
+        return
+    if session.ending() is None:
+        answer_at_end(session.workspace, client_socket, ANNOUNCE, timeout, lambda record, seconds: _status(session))
+    else:
+        client_socket.respond({"request_result": True, "result": _status(session)})
 
 
 def _stop_run(sessions: Sessions, fields: Fields) -> Message:
@@ -181,8 +244,9 @@ def _message(kind: str, session: RunSession) -> Message:
     return {"type": kind, "sessionId": session.id}
 
 
-def _watch(session: RunSession, since: int, client_socket: ClientSocket) -> None:
+def _watch(sessions: Sessions, fields: Fields, client_socket: ClientSocket) -> None:
     """Stream what a run tells until it has ended, or the client is gone."""
+    session, since = sessions.find(fields["sessionId"]), int(fields["since"])
     if not client_socket.awaited:
         return
 
@@ -216,11 +280,16 @@ def _watch(session: RunSession, since: int, client_socket: ClientSocket) -> None
 _HANDLERS: Mapping[str, Callable[[Sessions, Fields], Message]] = {
     "run": _run,
     "get_placeholder": _get_placeholder,
-    "run_model": _run_model,
     "get_stats": _get_stats,
     "list_placeholders": _list_placeholders,
-    "run_status": _run_status,
     "stop_run": _stop_run,
     "list_runs": _list_runs,
     "forget_run": _forget_run,
+}
+
+#: Those that answer by themselves.
+_ANSWERING: Mapping[str, Callable[[Sessions, Fields, ClientSocket], None]] = {
+    "run_model": _run_model,
+    "run_status": _run_status,
+    "watch_run": _watch,
 }

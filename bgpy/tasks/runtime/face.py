@@ -14,7 +14,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bgpy.encoding import to_json
-from bgpy.errors import JobFailedError, PlaceholderNotFoundError, RefusedError, SessionNotFoundError
+from bgpy.errors import (
+    JobFailedError,
+    ModelDataError,
+    ModelError,
+    PlaceholderNotFoundError,
+    RefusedError,
+    SessionNotFoundError,
+)
+from bgpy.tasks.runtime.commands import MAX_TIMEOUT
 from bgpy.tasks.workspace.remote import deadline_in, seconds_left
 
 if TYPE_CHECKING:
@@ -155,7 +163,7 @@ class Run:
         """Wait for its end, None: as long as it takes; tell how it is, which is ``Alive`` where the end did not come in time."""
         deadline = deadline_in(timeout)
         while True:
-            seconds = seconds_left(deadline)
+            seconds = min(seconds_left(deadline), MAX_TIMEOUT)
             status = self._look(seconds)
             if status != "Alive" or (deadline is not None and seconds_left(deadline) <= 0):
                 return status
@@ -229,7 +237,7 @@ class Run:
             The instances: plain data, or whatever can be JSON, such as arrays. With `is_data` false the path of a CSV, JSON or
             .npy file on the server.
         timeout
-            Seconds to wait; then the prediction is interrupted.
+            Seconds to wait, at most a day; then the prediction is interrupted, and its process killed where that does not end it.
 
         Returns
         -------
@@ -239,15 +247,19 @@ class Run:
         Raises
         ------
         JobFailedError
-            `type_name` says what the model has raised, or why it has none.
+            `type_name` says what the model has raised; or it was stopped, or its process died.
+        PlaceholderNotFoundError
+            There is nothing of that name.
+        ModelError
+            It is no model; ModelDataError: the data are nothing that it can be given.
         RefusedError
             It took too long; or the process of the run has ended.
         """
         asked = {"sessionId": self.id, "name": name, "is_data": is_data, "data": to_json(data), "timeout": timeout}
-        return _ask(self._client, "run_model", {"model": asked}, timeout, self.id)["value"]
+        return _ask(self._client, "run_model", {"model": asked}, timeout, self.id, name)["value"]
 
     def stop(self) -> Status:
-        """Interrupt it, and kill what has not ended 2 s later; tell how it has ended."""
+        """Interrupt it, or a prediction that runs, and kill what has not ended 2 s later; tell how the run has ended."""
         status: Status = self._ask("stop_run")["status"]
         return status
 
@@ -299,4 +311,7 @@ def _result(response: dict[str, Any], session: str, name: str = "") -> dict[str,
         raise SessionNotFoundError(session)
     if error == PlaceholderNotFoundError.__name__:
         raise PlaceholderNotFoundError(name)
+    for kind in (ModelError, ModelDataError):
+        if error == kind.__name__:
+            raise kind(reason)
     raise RefusedError(reason.rstrip("."), response.get("field"))

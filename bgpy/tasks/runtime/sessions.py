@@ -10,17 +10,26 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from bgpy.errors import JobFailedError, OverloadedError, RefusedError, SessionNotFoundError
+from bgpy.errors import (
+    JobFailedError,
+    ModelDataError,
+    ModelError,
+    OverloadedError,
+    PlaceholderNotFoundError,
+    RefusedError,
+    SessionNotFoundError,
+)
 from bgpy.tasks.runtime.folders import Folders, remove_tree
 from bgpy.tasks.runtime.messages import Ending, Status, status_of
+from bgpy.tasks.runtime.predictions import GRACE, Prediction
 from bgpy.tasks.runtime.uploads import Upload, write_files
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.events import EventLog
 from bgpy.tasks.workspace.jobs import JobState
-from bgpy.tasks.workspace.values import Value
+from bgpy.tasks.workspace.outbox import Then
 from bgpy.tasks.workspace.variables import ask_worker
 from bgpy.tasks.workspace.workspace import STOP_TIMEOUT, Workspace
 from bgpy.tasks.workspace.workspaces import Workspaces
@@ -29,10 +38,11 @@ from bgpy.tasks.workspace.workspaces import Workspaces
 HOST = "bgpy.tasks.runtime.worker:Placeholders"
 #: The jobs of a run, queued at once; predictions follow.
 PREPARE, MAIN, ANNOUNCE = range(3)
-#: Seconds that a run has after its interrupt; then it is killed.
-GRACE = 2.0
 #: Jobs that are remembered of a run.
 _MAX_JOBS = 1000
+#: What a worker says of a question that is at fault itself.
+_MODEL_ERRORS = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (ModelError, ModelDataError)}
+_NO_PLACEHOLDER = f"{PlaceholderNotFoundError.__module__}.{PlaceholderNotFoundError.__qualname__}"
 
 
 class RunSession:
@@ -62,6 +72,7 @@ class RunSession:
         self.used = time.monotonic()
         self.workspace = workspace
         self._ending: Ending | None = None
+        self._predictions: set[Prediction] = set()
 
     @property
     def log(self) -> EventLog:
@@ -85,7 +96,8 @@ class RunSession:
     def begin(self) -> None:
         """Queue its jobs; raises RefusedError where the server ends."""
         workspace, path = self.workspace, os.path.join(self.folder, *self.mainfile.split("/"))
-        workspace.call(Call(HOST, "prepare", {"folder": self.folder}), "prepare")
+        nested = "/" in self.mainfile
+        workspace.call(Call(HOST, "prepare", {"folder": self.folder, "nested": nested}), "prepare")
         workspace.push("file", path)
         workspace.call(Call(HOST, "announce", {}), "announce")
 
@@ -94,11 +106,28 @@ class RunSession:
         if self.ending() is None:
             self.workspace.wait(ANNOUNCE, timeout)
 
+    def is_busy(self) -> bool:
+        """Tell whether a job of it runs or waits."""
+        return not self.workspace.state(None).ended
+
+    def when_idle(self, then: Then) -> bool:
+        """Have `then` called at the end of the last job that there is now; returns False where nothing runs or waits."""
+        return self.workspace.when_ended(self.workspace.record(None, whole=False).number, then)
+
     def stop(self, grace: float = GRACE) -> None:
-        """Interrupt it, and kill what has not ended `grace` seconds later; blocks a bounded time. Again is fine."""
+        """
+        Interrupt it, or the prediction that runs, and kill what has not ended `grace` seconds later; no prediction waits then.
+
+        Blocks a bounded time. Again is fine.
+        """
         try:
+            # The last one first, so that none begins meanwhile.
+            predictions = sorted(self._predictions, key=lambda each: each.number, reverse=True)
+            running = [each for each in predictions if not each.cancel()]
             if self.ending() is None:
                 self._stop(grace)
+            for each in running:
+                each.stop(grace)
         except RefusedError:
             if self.ending() is None:
                 raise  # the server ends
@@ -117,35 +146,69 @@ class RunSession:
             raise RefusedError(self._without_id(refused.reason)) from None
         return answer
 
-    def predict(self, name: str, is_data: bool, data: Any, timeout: float) -> Any:
+    def predict(self, name: str, is_data: bool, data: Any, timeout: float, then: Callable[[Prediction], object]) -> None:
         """
-        Have a placeholder predict, behind what the run does; returns plain JSON data.
+        Have a placeholder predict, behind what the run does; returns at once.
+
+        Parameters
+        ----------
+        then
+            Called by whoever hears of the end, once, with what `result_of` takes; must not block.
 
         Raises
         ------
-        JobFailedError
-            It raised, or its process died.
         RefusedError
-            It takes longer than `timeout` and was told to stop; the session has no process any more.
+            The session has no process any more.
         OverloadedError
             Too many wait.
         """
         self._check_values()
-        values: list[Value | None] = []
-        number = self.workspace.call(
-            Call(HOST, "predict", {"name": name, "is_data": is_data, "data": data}, kept=False),
-            name,
-            then=lambda record: values.append(record.value),  # at once: a record does not keep what is large
-        )
-        if not self.workspace.wait(number, timeout).ended:
-            if not self.workspace.cancel(number):
-                self.workspace.interrupt(number)
-            raise RefusedError(f"{name!r} did not predict within {timeout:g} s and was told to stop", "timeout")
-        record = self.workspace.record(number)
-        if record.state is not JobState.DONE:
-            error = self._shorten(record.error) or {"type": record.state.value, "message": "", "traceback": ""}
-            raise JobFailedError(self.id, number, record.state.value, error["type"], error["message"], error["traceback"])
-        return values[0].json if values and values[0] is not None else None
+
+        def told(prediction: Prediction) -> None:
+            self._predictions.discard(prediction)
+            then(prediction)
+
+        prediction = Prediction(self.workspace, name, timeout, told)
+        try:
+            prediction.begin(Call(HOST, "predict", {"name": name, "is_data": is_data, "data": data}, kept=False))
+        except RefusedError as refused:
+            raise RefusedError(self._without_id(refused.reason)) from None
+        except OverloadedError as overloaded:
+            raise OverloadedError(self._without_id(overloaded.reason)) from None
+        self._predictions.add(prediction)
+        if prediction.settled:  # meanwhile, and not found there
+            self._predictions.discard(prediction)
+
+    def result_of(self, prediction: Prediction) -> Any:
+        """
+        Return what was predicted, as plain JSON data.
+
+        Raises
+        ------
+        JobFailedError
+            It raised, its process died, or somebody stopped it.
+        RefusedError
+            It took longer than it may, or the server ends.
+        PlaceholderNotFoundError, ModelError, ModelDataError
+            There is no such model, it is none, or the data are nothing for it.
+        """
+        record = prediction.record
+        if record is not None and record.state is JobState.DONE:
+            return None if record.value is None else record.value.json
+        if prediction.late:
+            late = f"{prediction.name!r} did not predict within {prediction.timeout:g} s and was told to stop"
+            gone = "" if self.has_process() else "; it had to be killed, and with it went the session's placeholders"
+            raise RefusedError(late + gone, "timeout")
+        if record is None or not record.state.ended:
+            raise RefusedError("The session ends")
+        error = self._shorten(record.error) or {"type": record.state.value, "message": "", "traceback": ""}
+        if error["type"] == _NO_PLACEHOLDER:
+            raise PlaceholderNotFoundError(prediction.name)
+        if error["type"] in _MODEL_ERRORS:
+            raise _MODEL_ERRORS[error["type"]](error["message"])
+        # Of one that was stopped, whatever is ours stands before the lines of the model.
+        text = error["traceback"] if record.state is JobState.FAILED else ""
+        raise JobFailedError(self.id, record.number, record.state.value, error["type"], error["message"], text)
 
     def has_process(self) -> bool:
         """Tell whether the process is there that the run has had, and with it the placeholders."""
@@ -168,7 +231,7 @@ class RunSession:
             raise RefusedError(f"The process of the session {self.id!r} has ended, and with it its placeholders", "sessionId")
 
     def _without_id(self, reason: str) -> str:
-        return reason.replace(repr(self.id), "the session")
+        return reason.replace(f"workspace {self.id!r}", "session").replace(repr(self.id), "the session")
 
     def _shorten(self, error: dict[str, str] | None) -> dict[str, str] | None:
         """Return an error with the names of the files as they came."""
@@ -186,7 +249,8 @@ class Sessions:
     keep
         Seconds that a session is kept after its end, or after it was asked for last.
     max_sessions
-        How many there may be, those that have ended and are kept included.
+        How many there may be, those that have ended and are kept included. For one more, of those in which nothing runs the
+        one is forgotten that was asked for longest ago.
     folder
         As for `Folders`.
 
@@ -219,17 +283,18 @@ class Sessions:
         Raises
         ------
         OverloadedError
-            There are too many sessions.
+            There are too many sessions in which something runs.
         RefusedError
             The files cannot be written here, or the server ends.
         """
         with self._lock:
             self._check_open()
-            if len(self._sessions) + self._coming >= self._max_sessions:
-                raise OverloadedError(f"it keeps {self._max_sessions:,} sessions; forget_run lets one go")
+            gone = self._make_room()
             self._coming += 1
         session = None
         try:
+            if gone is not None:
+                self._let_go(gone)
             session = self._make(uploads, mainfile)
             session.begin()
         except BaseException:
@@ -256,6 +321,18 @@ class Sessions:
             raise SessionNotFoundError(str(session))
         found.used = time.monotonic()
         return found
+
+    def predict(
+        self, session: RunSession, name: str, is_data: bool, data: Any, timeout: float, then: Callable[[Prediction], object]
+    ) -> None:
+        """As `RunSession.predict`; the time that the session is kept begins anew with the end."""
+
+        def told(prediction: Prediction) -> None:
+            session.used = time.monotonic()
+            self._let_worker_go(session)
+            then(prediction)
+
+        session.predict(name, is_data, data, timeout, told)
 
     def all(self) -> list[RunSession]:
         """Return all sessions, in the order of their starts."""
@@ -297,6 +374,15 @@ class Sessions:
             raise
         return RunSession(workspace, folder, uploads, mainfile)
 
+    def _make_room(self) -> RunSession | None:
+        """Take out a session that has to go for one more, if one has to; raises OverloadedError. With the lock."""
+        if len(self._sessions) + self._coming < self._max_sessions:
+            return None
+        for session in sorted(self._sessions.values(), key=lambda each: each.used):
+            if not session.is_busy():
+                return self._sessions.pop(session.id)
+        raise OverloadedError(f"it keeps {self._max_sessions:,} sessions, and something runs in each; forget_run lets one go")
+
     def _let_go(self, session: RunSession) -> None:
         self._workspaces.release(session.workspace)
         remove_tree(session.folder)
@@ -307,10 +393,17 @@ class Sessions:
         """Take the end of a run, from whatever thread; does not block."""
         if session.ending() is None:
             return  # it ends with the server, or is let go
-        session.used = time.monotonic()
+        self._let_worker_go(session)
+        self._rest(session)
+
+    def _let_worker_go(self, session: RunSession) -> None:
+        """End the fresh worker that follows one that died, as it has nothing to do; does not block."""
         if not session.has_process():
-            # The fresh worker that follows one that died has nothing to do.
             _in_thread(self._workspaces.release, session.workspace)
+
+    def _rest(self, session: RunSession) -> None:
+        """Let the time of a session begin in which nothing runs."""
+        session.used = time.monotonic()
         self._keep_on(session)
 
     def _keep_on(self, session: RunSession) -> None:
@@ -318,7 +411,9 @@ class Sessions:
         session.workspace.deadlines.add(_Keeping(self, session), max(left, 0.0))
 
     def look_after(self, session: RunSession) -> None:
-        """Forget a session that nobody has asked for in its time; does not block."""
+        """Forget a session that nobody has asked for in its time, and in which nothing runs; does not block."""
+        if session.when_idle(lambda record: self._rest(session)):
+            return
         if time.monotonic() - session.used >= self._keep:
             _in_thread(self.forget, session)
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from bgpy.encoding import shape_of, type_name
@@ -90,8 +91,10 @@ def _table(value: Any) -> Table | None:
         return _of_array(value)
     if isinstance(value, Mapping):
         return _of_dict(dict(value))
-    if isinstance(value, (list, tuple, deque, range, set, frozenset)):
+    if isinstance(value, (list, tuple)):
         return _of_list(list(value))
+    if isinstance(value, (deque, range, set, frozenset)):
+        return _of_list(list(value)) if len(value) * _OBJECT <= MAX_CELLS else _of_many(value)
     return None
 
 
@@ -132,3 +135,10 @@ def _of_list(rows: list[Any]) -> Table:
         fields = getattr(type(rows[0]), "_fields", range(len(rows[0])))
         return Table(len(rows), list(fields), lambda place, step: [row[place] for row in rows[::step]], [None] * len(fields))
     return Table(len(rows), [None], lambda place, step: rows[::step], [None])
+
+
+def _of_many(value: Any) -> Table:
+    """Return the one column of a value of so many items that there is no list of all of them."""
+    if isinstance(value, range):
+        return Table(len(value), [None], lambda place, step: list(value[::step]), [None])
+    return Table(len(value), [None], lambda place, step: list(islice(value, 0, None, step)), [None])

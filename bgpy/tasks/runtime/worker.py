@@ -21,6 +21,7 @@ from bgpy.tasks.workspace.values import Value
 HOST = "bgpy.tasks.runtime.worker:Placeholders"
 #: Placeholders that are listed and told of: first what was saved, then variables. Others can be asked for all the same.
 MAX_LISTED = MAX_SAVED
+_OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 class Placeholders:
@@ -40,11 +41,18 @@ class Placeholders:
     # Calls
 
     def prepare(self, arguments: Sequence[Mapping[str, Any]]) -> list[None]:
-        """Go into the folder of the run, with it first on the path; from now on `save_placeholder` saves."""
+        """
+        Go into the folder of the run; from now on `save_placeholder` saves.
+
+        It will be first on the path when the main file runs: by that file itself, or ``nested`` says that this is in a folder of
+        the run's folder.
+        """
         for argument in arguments:
             self._folder = argument["folder"]
             os.chdir(self._folder)
-            sys.path.insert(0, self._folder)
+            if argument["nested"]:
+                # First, before the folder of the main file: the interpreter puts that in the place of the None.
+                sys.path[:0] = [self._folder, None]  # type: ignore[list-item]
         RUN.saved = self._saved
         return [None] * len(arguments)
 
@@ -59,19 +67,21 @@ class Placeholders:
                 sink.saved(name)
         return [Value({"placeholders": names}, None) for _ in arguments]
 
-    def predict(self, arguments: Sequence[Mapping[str, Any]]) -> list[Value | Exception]:
+    def predict(self, arguments: Sequence[Mapping[str, Any]]) -> list[Value | BaseException]:
         """Ask a placeholder, or any callable of the main file, for predictions; the value is what it says."""
         return [self._predict(argument) for argument in arguments]
 
-    def _predict(self, argument: Mapping[str, Any]) -> Value | Exception:
+    def _predict(self, argument: Mapping[str, Any]) -> Value | BaseException:
         from bgpy.tasks.runtime import models
 
         try:
             model = self._model(argument["name"])
             data = argument["data"] if argument["is_data"] else models.read_data(argument["data"], self._folder)
             return Value(models.predict(argument["name"], model, data), None)
-        except Exception as error:  # noqa: BLE001 - a model of the user may raise anything
-            return error
+        except KeyboardInterrupt:
+            raise  # by who stops it
+        except BaseException as error:  # noqa: BLE001 - a model of the user may raise anything
+            return _without_ours(error)
 
     def _model(self, name: str) -> Any:
         found = self._find(name)
@@ -120,3 +130,11 @@ class Placeholders:
                 if is_name(name):
                     found.setdefault(name, value)
         return found
+
+
+def _without_ours(error: BaseException) -> BaseException:
+    """Let the traceback of an error begin with the code of the user."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
+        trace = trace.tb_next
+    return error.with_traceback(trace)

@@ -12,7 +12,7 @@ from support.runs import ENDLESS, PATIENCE, Gate
 from support.servers import running_server
 
 from bgpy.client import Client
-from bgpy.errors import JobFailedError, RefusedError
+from bgpy.errors import JobFailedError, ModelDataError, ModelError, PlaceholderNotFoundError, RefusedError
 from bgpy.tasks.runtime import dispatch, runtime_tasks
 from bgpy.tasks.runtime.commands import ACTIONS, COMMANDS
 from bgpy.tasks.runtime.face import Run, Runtime
@@ -131,6 +131,12 @@ def test_a_disk_that_does_not_take_the_files_refuses_the_run_and_keeps_nothing(
         ),
         ({"command": "run_model", "model": {"sessionId": "x", "name": "x"}}, "data", "needs the field 'data'"),
         ({"command": "run_model", "model": {"sessionId": "x", "name": "x", "data": 1, "is_data": 1}}, "is_data", "is boolean"),
+        ({"command": "run_status", "sessionId": "x", "timeout": 86_401}, "timeout", "at most 86,400"),
+        (
+            {"command": "run_model", "model": {"sessionId": "x", "name": "x", "data": 1, "timeout": 1e308}},
+            "timeout",
+            "at most 86,400",
+        ),
         (
             {"command": "run_model", "model": {"sessionId": "x", "name": "x", "data": 1, "is_data": False}},
             "data",
@@ -203,6 +209,7 @@ def test_what_a_model_raises_is_told_with_its_files_and_lines(client: Client, ru
     assert answer["result"].startswith("TypeError: ")
     assert answer["result"].endswith("object is not iterable")
     assert 'File "main.py", line 8, in sums' in answer["traceback"]
+    assert answer["traceback"].splitlines()[1] == '  File "main.py", line 6, in predict'
     with pytest.raises(JobFailedError) as failed:
         run.run_model("model", [1])
     assert f"{failed.value.type_name}: {failed.value.message}" == answer["result"]
@@ -210,14 +217,33 @@ def test_what_a_model_raises_is_told_with_its_files_and_lines(client: Client, ru
 
 
 def test_what_is_no_model_does_not_predict(run: Run) -> None:
-    with pytest.raises(JobFailedError):
+    with pytest.raises(ModelError, match="'x' is no model"):
         run.run_model("x", [1])
-    with pytest.raises(JobFailedError) as failed:
+    with pytest.raises(PlaceholderNotFoundError, match="no placeholder 'y'"):
         run.run_model("y", [1])
-    assert failed.value.type_name == "bgpy.errors.PlaceholderNotFoundError"
+    with pytest.raises(ModelDataError, match=r"'rows\.txt' does not"):
+        run.run_model("model", "rows.txt", is_data=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "field", "error"),
+    [
+        ("x", [1], "name", "ModelError"),
+        ("y", [1], "name", "PlaceholderNotFoundError"),
+        ("model", "rows.txt", "data", "ModelDataError"),
+    ],
+)
+def test_a_question_that_is_at_fault_itself_is_refused_like_all_others(
+    client: Client, run: Run, name: str, data: Any, field: str, error: str
+) -> None:
+    asked = {"sessionId": run.id, "name": name, "data": data, "is_data": not isinstance(data, str)}
+    answer = ask(client, "run_model", model=asked)
+    assert (answer["request_result"], answer["field"], answer["error"]) == (False, field, error)
+    assert set(answer) == {"request_result", "result", "field", "error"}
 
 
 def test_a_prediction_that_takes_too_long_is_stopped_and_the_next_one_runs(run: Run) -> None:
+    assert run.run_model("model", [[1, 2]]) == [3]  # what is imported for it must not be what is interrupted
     with pytest.raises(RefusedError, match=r"'slow' did not predict within 0\.2 s and was told to stop"):
         run.run_model("slow", [1], timeout=0.2)
     assert run.run_model("model", [[1, 1]]) == [2]

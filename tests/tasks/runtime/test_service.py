@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,9 +272,26 @@ def test_the_files_of_a_run_are_its_working_directory_and_first_on_its_path(runt
     assert run.wait(PATIENCE) == "Finished", list(run.events())[-1]
     found = [run.placeholder(name).value for name in ("files", "same", "mine", "data")]
     assert found == [["colorsys.py", "d", "main.py"], True, 1, [0, 255]]
-    run = runtime.run({"d/main.py": "import os, helper\nwhere = os.listdir()", "helper.py": ""})
+
+
+def test_of_a_main_file_in_a_folder_the_folder_of_the_run_comes_first_and_its_own_second(runtime: Runtime) -> None:
+    main = "import os, sys, both, own\nwhere = os.listdir()\npath, here = sys.path[:], os.getcwd()\nwhich = both.name\n1 / 0\n"
+    files = {"d/main.py": main, "both.py": "name = 'run'", "d/both.py": "name = 'own'", "d/own.py": ""}
+    run = runtime.run(files)
+    last = list(run.events())[-1]
+    assert last["error"]["type"] == "ZeroDivisionError"
+    assert 'File "d/main.py", line 5, in <module>' in last["error"]["traceback"]
+    here, path = run.placeholder("here").value, run.placeholder("path").value
+    assert path[:2] == [here, os.path.join(here, "d")]
+    assert (path.count(path[0]), path.count(path[1]), path.count(None)) == (1, 1, 0)
+    assert run.placeholder("which").value == "run"
+    assert {"d", "both.py"} <= set(run.placeholder("where").value)
+
+
+def test_the_folder_of_a_run_is_on_its_path_once(runtime: Runtime) -> None:
+    run = runtime.run({"main.py": "import os, sys\ntimes = sys.path.count(os.getcwd())\n"})
     assert run.wait(PATIENCE) == "Finished"
-    assert sorted(run.placeholder("where").value) == ["d", "helper.py"]
+    assert run.placeholder("times").value == 1
 
 
 def test_sessions_are_listed_in_the_order_of_their_starts(runtime: Runtime) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.runs import DEAF, ENDLESS, PATIENCE
+from support.runs import DEAF, ENDLESS, PATIENCE, Gate
 
 from bgpy.errors import OverloadedError, RefusedError, SessionNotFoundError
 from bgpy.tasks.runtime import init_task, sessions
 from bgpy.tasks.runtime.messages import Status
+from bgpy.tasks.runtime.predictions import Prediction
 from bgpy.tasks.runtime.sessions import MAIN, RunSession, Sessions
 from bgpy.tasks.runtime.uploads import Upload
 from bgpy.tasks.workspace.workspaces import Workspaces
@@ -100,12 +101,52 @@ def test_a_session_that_is_asked_for_is_kept_for_longer(place: Any, monkeypatch:
 
 def test_there_are_no_more_sessions_than_may_be(place: Any, tmp_path: Path) -> None:
     sessions = place(max_sessions=2)
-    kept = [start(sessions), start(sessions)]
-    with pytest.raises(OverloadedError, match="it keeps 2 sessions; forget_run lets one go"):
+    kept = [start(sessions, ENDLESS), start(sessions, ENDLESS)]
+    with pytest.raises(OverloadedError, match="it keeps 2 sessions, and something runs in each; forget_run lets one go"):
         start(sessions)
     assert len(list((tmp_path / "runs").glob("*/*"))) == 2
     sessions.forget(kept[0])
     assert ended(start(sessions)) is Status.FINISHED
+
+
+def test_for_one_more_the_ended_one_goes_that_was_asked_for_longest_ago(place: Any) -> None:
+    sessions = place(max_sessions=3)
+    alive, asked, forgotten = start(sessions, ENDLESS), start(sessions), start(sessions)
+    assert (ended(asked), ended(forgotten)) == (Status.FINISHED, Status.FINISHED)
+    sessions.find(asked.id)
+    new = start(sessions)
+    assert sessions.all() == [alive, asked, new]
+    assert not Path(forgotten.folder).exists()
+    assert forgotten.log.closed
+
+
+def test_a_session_in_which_something_runs_does_not_go(place: Any, tmp_path: Path) -> None:
+    sessions, gate = place(keep=0.0, max_sessions=1), Gate(tmp_path)
+    first = Gate(tmp_path, "first")
+    session = start(sessions, f"def model(data):\n    {gate.code}\n{first.code}")
+    predictions: list[Prediction] = []
+    sessions.predict(session, "model", True, 1, 1000.0, predictions.append)
+    first.open()
+    assert ended(session) is Status.FINISHED
+    assert sessions.looked_after.wait(PATIENCE)
+    with pytest.raises(OverloadedError):
+        start(sessions)
+    assert not sessions.forgotten.is_set()
+    gate.open()
+    assert sessions.forgotten.wait(PATIENCE)
+    assert [session.result_of(prediction) for prediction in predictions] == [None]
+
+
+def test_the_process_that_follows_one_that_died_in_a_prediction_is_let_go(place: Any) -> None:
+    sessions, over = place(), threading.Event()
+    session = start(sessions, "import os\ndef model(data):\n    os._exit(3)\n")
+    assert ended(session) is Status.FINISHED
+    sessions.predict(session, "model", True, 1, 1000.0, lambda prediction: over.set())
+    assert over.wait(PATIENCE)
+    while not session.log.closed and session.log.wait(session.log.last, PATIENCE):
+        pass
+    assert session.log.closed
+    assert session.status is Status.FINISHED
 
 
 def test_what_could_not_be_started_takes_no_place(place: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from collections import deque, namedtuple
 from typing import Any
 
@@ -127,3 +128,17 @@ def test_a_sample_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         found = describe(value)
         assert found["sample"] == {"every": 8, "rows": 13}
         assert found["columns"][0]["count"] == 13
+
+
+@pytest.mark.parametrize("value", [range(10**9), deque([7]) * 3_000_000], ids=["range", "deque"])
+def test_of_very_many_items_only_those_that_are_looked_at_are_in_a_list(value: Any) -> None:
+    tracemalloc.start()
+    try:
+        described = describe(value)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    every = described["sample"]["every"]
+    assert described["rows"] == len(value)
+    assert described["columns"][0]["count"] == described["sample"]["rows"] == -(-len(value) // every) <= 2_500_000
+    assert peak < 1 << 30

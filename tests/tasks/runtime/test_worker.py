@@ -38,7 +38,7 @@ class Host:
         monkeypatch.setattr(SINK, "of_process", Sink(lambda event, details: self.told.append(details["name"])))
         self.namespace = vars(main)
         self.host = Placeholders()
-        assert self.host.prepare([{"folder": str(folder)}]) == [None]
+        assert self.host.prepare([{"folder": str(folder), "nested": True}]) == [None]
 
     def announce(self) -> list[str]:
         (value,) = self.host.announce([{}])
@@ -61,6 +61,7 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Host:
 
 def test_a_run_begins_in_its_folder_which_is_first_on_the_path(host: Host, tmp_path: Path) -> None:
     assert os.getcwd() == sys.path[0] == str(tmp_path / "run")
+    assert sys.path[1] is None
 
 
 def test_what_is_saved_is_there_at_once_and_variables_when_the_main_file_has_ended(host: Host) -> None:
@@ -140,6 +141,17 @@ def test_a_model_predicts_whatever_its_name_is_and_a_function_need_not_be_saved(
     assert host.predict("double", "rows.json", is_data=False) == [8, 10]
 
 
+def test_the_traceback_of_a_prediction_begins_with_the_code_of_the_model(host: Host) -> None:
+    host.namespace.update(broken=lambda data: 1 / data, leaving=lambda data: sys.exit(3))
+    host.announce()
+    for name, kind in (("broken", ZeroDivisionError), ("leaving", SystemExit)):
+        failure = host.predict(name, 0)
+        assert isinstance(failure, kind)
+        assert failure.__traceback__ is not None
+        assert failure.__traceback__.tb_frame.f_code.co_filename == __file__
+    assert host.predict("missing", 0).__traceback__ is None
+
+
 def test_what_goes_wrong_with_a_prediction_is_its_outcome(host: Host) -> None:
     host.namespace.update(broken=lambda data: 1 / data, plain=5)
     host.announce()
@@ -179,7 +191,7 @@ class Session:
     def __init__(self, backend: Backend, recorder: Recorder, folder: Path) -> None:
         self.backend, self.recorder, self.folder = backend, recorder, folder
         self.number = 0
-        assert self.call("prepare", {"folder": str(folder)}).state == "done"
+        assert self.call("prepare", {"folder": str(folder), "nested": False}).state == "done"
 
     def call(self, method: str, argument: dict[str, Any]) -> Outcome:
         number, self.number = self.number, self.number + 1
