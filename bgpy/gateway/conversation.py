@@ -70,7 +70,7 @@ class Language(Protocol):
         """
         Answer a request.
 
-        It counts as under way until this returns, and 32 may be: what comes much later is for `Conversation.start`. Whatever this
+        It counts as under way until this returns, and 32 may be: what comes much later is for `Conversation.go_on`. Whatever this
         raises is answered with `error`, and the conversation goes on. It is cancelled when the conversation ends.
         """
 
@@ -106,6 +106,10 @@ class Conversation:
         """Do something beside the requests, until it returns or the conversation ends. The caller bounds how much that may be."""
         self._tasks.start_soon(self._work, work)
 
+    def go_on(self, request: Message, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the rest of a request as `start` does; what it raises is answered, as if `Language.handle` had raised it."""
+        self.start(partial(self._try, request, work))
+
     def trust(self) -> None:
         """Take messages of the language's own size from now on."""
         self._max_size = self._language.max_size
@@ -121,7 +125,7 @@ class Conversation:
             if data is None:
                 return False
             try:
-                request = parse_object(data)
+                request = parse_object(data, "message")
             except RefusedError:
                 request = {}
             if not _is_login(request):
@@ -153,27 +157,52 @@ class Conversation:
     async def _converse(self, admit: Callable[[], Awaitable[bool]] | None) -> None:
         if admit is not None and not await admit():
             return
-        while (data := await self._receive()) is not None:
+        data = await self._receive()
+        while data is not None:
+            ahead: asyncio.Future[str | bytes | None] | None = None
             try:
-                request = parse_object(data)
+                request = parse_object(data, "message")
             except RefusedError as refused:
                 await self.send(self._language.error(failure_envelope(refused), {}))
-                continue
-            if not _is_login(request):
-                await self._room.acquire()
-                self._tasks.start_soon(self._work, partial(self._handle, request))
-            elif not await self._check_login(request):
-                return
+            else:
+                if not _is_login(request):
+                    ahead = await self._find_room()
+                    self._tasks.start_soon(self._work, partial(self._handle, request))
+                elif not await self._check_login(request):
+                    return
+            data = await (ahead or self._receive())
+
+    async def _find_room(self) -> asyncio.Future[str | bytes | None] | None:
+        """Wait for room; meanwhile the next message is read, but no more: it may be that the client has gone."""
+        if not self._room.locked():
+            await self._room.acquire()
+            return None
+        room = asyncio.ensure_future(self._room.acquire())
+        ahead = asyncio.ensure_future(self._receive())
+        try:
+            await asyncio.wait((room, ahead), return_when=asyncio.FIRST_COMPLETED)
+            if ahead.done() and ahead.result() is None:
+                raise ClientGone
+            await room
+        except BaseException:
+            room.cancel()
+            ahead.cancel()
+            raise
+        return ahead
 
     async def _handle(self, request: Message) -> None:
         try:
-            await self._language.handle(request, partial(self._answer, request))
+            await self._try(request, partial(self._language.handle, request, partial(self._answer, request)))
+        finally:
+            self._room.release()
+
+    async def _try(self, request: Message, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
         except ClientGone:
             raise
         except Exception as failure:  # noqa: BLE001 - whatever it is, the answer says it or the log does
             await self._answer(request, self._language.error(failure_envelope(failure), request))
-        finally:
-            self._room.release()
 
     async def _work(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do what may find that the client has gone, which ends all of it."""

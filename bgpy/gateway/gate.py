@@ -218,7 +218,11 @@ def _judge_sender(facts: Facts) -> Refusal | None:
 
 def is_token(shown: str, token: str) -> bool:
     """Compare a token in constant time."""
-    return hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), token.encode("utf-8", "surrogateescape"))
+    try:
+        said = shown.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON has an escape for
+        return False
+    return hmac.compare_digest(said, token.encode("utf-8", "surrogateescape"))
 
 
 def is_json(content_type: str | None) -> bool:

@@ -9,6 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import anyio
@@ -52,6 +53,8 @@ class Limits(NamedTuple):
         Seconds for the server's answer, on top of those that the request itself says.
     max_requests
         Requests that may be with the server at once; the next ones wait.
+    max_waits
+        The same of requests that say how long the server may wait, which have connections of their own.
     max_watchers
         Watchers at once; the next one is told that there is no room.
     login_timeout
@@ -67,6 +70,7 @@ class Limits(NamedTuple):
     first_message_timeout: float = 10.0
     request_timeout: float = 300.0
     max_requests: int = 256
+    max_waits: int = 256
     max_watchers: int = 256
     login_timeout: float = 5.0
     max_upload_size: int = 16 << 20
@@ -149,33 +153,41 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     return plain
 
 
-def parse_json(data: bytes | str) -> Any:
+def parse_json(data: bytes | str, what: str = "body") -> Any:
     """
     Return what a strict JSON text says.
 
-    Raises RefusedError for what is none: other encodings than UTF-8, NaN and infinities, also as 1e999; and for what is nested
-    too deeply or has integers of too many digits.
+    Parameters
+    ----------
+    what
+        The word for the text in an error.
+
+    Raises
+    ------
+    RefusedError
+        It is none: other encodings than UTF-8, NaN and infinities, also as 1e999; or it is nested too deeply or has integers of
+        too many digits.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RefusedError(f"The body is not UTF-8 (byte {error.start})") from None
+        raise RefusedError(f"The {what} is not UTF-8 (byte {error.start})") from None
     parse_float = _check_text(text)
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=parse_float)
+        return json.loads(text, parse_constant=partial(_refuse_constant, what), parse_float=parse_float)
     except RecursionError:
         raise RefusedError(f"The JSON is nested more than {MAX_DEPTH} levels deep") from None
     except json.JSONDecodeError as error:
-        raise RefusedError(f"The body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
+        raise RefusedError(f"The {what} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
 
 
-def parse_object(data: bytes | str) -> dict[str, Any]:
+def parse_object(data: bytes | str, what: str = "body") -> dict[str, Any]:
     """Return the fields of a request, none for an empty body; raises RefusedError as `parse_json`, and for what is no object."""
     if not data or data.isspace():
         return {}
-    value = parse_json(data)
+    value = parse_json(data, what)
     if not isinstance(value, dict):
-        raise RefusedError(f"The body is a JSON object, not {_word(value)}")
+        raise RefusedError(f"The {what} is a JSON object, not {_word(value)}")
     return value
 
 
@@ -199,8 +211,8 @@ def _finite(text: str) -> float:
     return value
 
 
-def _refuse_constant(word: str) -> NoReturn:
-    raise RefusedError(f"The body is not JSON: {word} is no number there")
+def _refuse_constant(what: str, word: str) -> NoReturn:
+    raise RefusedError(f"The {what} is not JSON: {word} is no number there")
 
 
 def _word(value: object) -> str:

@@ -69,10 +69,10 @@ class Requests:
         request: Message = {}
         try:
             request = await self._read(command, call)
-            fields = check(command, {name: value for name, value in request.items() if name != "route"})
+            fields = check(command, _without_route(command, request))
             return json_answer(await while_connected(call.receive, self._do(command, fields, request)))
         except _GatewayEnds:
-            return json_answer(_error({"result": "The gateway is ending; the request goes on"}, request), 503)
+            return json_answer(_error({"result": "The gateway is ending; the request may go on"}, request), 503)
         except BgpyError as failure:
             status, envelope = read_failure(failure)
             answer = failure_answer(failure)  # has the headers that go with the status
@@ -184,6 +184,15 @@ def _error(envelope: dict[str, Any], request: Message) -> Message:
     if isinstance(connid, (str, int)) and not isinstance(connid, bool):
         about["connid"] = connid
     return {"status": "Error", "message": envelope["result"], **about}
+
+
+def _without_route(command: Command, request: Message) -> Message:
+    """Return the fields of a request over HTTP, which may say its route, if that is the one of its path."""
+    if command.name not in ROUTES or "route" not in request:
+        return request
+    if request["route"] != command.name:
+        raise RefusedError(f"The route of this path is {command.name!r}, not {request['route']!r:.100}", "route")
+    return {name: value for name, value in request.items() if name != "route"}
 
 
 def _parse_query(query: bytes) -> Message:

@@ -7,23 +7,29 @@ subscribed to, each once, from one stream of the server's each; while the client
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from bgpy.errors import BgpyError, RefusedError
+from bgpy.errors import BgpyError, OverloadedError, RefusedError
 from bgpy.gateway.answers import failure_envelope
 from bgpy.gateway.conversation import Conversation, Conversations, Message, Send
 from bgpy.gateway.doors import Door
 from bgpy.gateway.limits import Limits
-from bgpy.gateway.upstream import Upstream
+from bgpy.gateway.upstream import Upstream, own_wait
 from bgpy.tasks.schema import Command, check
 
 #: Of a run that there is not; it cannot be subscribed to.
 _NOT_FOUND = "Session not found"
 #: What a stream says where a run says nothing; a WebSocket has other ways to learn whether its client is there.
 _ALIVE = "[status]:STATUS"
+#: Requests of one conversation that wait at the server at once, and those that are to: one more is refused.
+MAX_WAITS = 8
+MAX_WAITING = 32
+#: Characters of an action that an error repeats.
+_MAX_ACTION = 100
 _ABOUT = ("field", "error", "traceback", "executed")
 
 
@@ -60,6 +66,8 @@ class RunLanguage:
         self._actions = actions
         self._conversation = conversation
         self._subscribed: set[str] = set()
+        self._waits = asyncio.Semaphore(MAX_WAITS)
+        self._waiting = 0
 
     def error(self, envelope: dict[str, Any], request: Message) -> Message:
         """Return the message of an error: the reason, the action, and which run and which field it is about."""
@@ -67,22 +75,41 @@ class RunLanguage:
         session = _session(request)
         if session is not None:
             about["sessionId"] = session
-        return {"type": "[error]", "message": envelope["result"], "action": request.get("action"), **about}
+        action = request.get("action")
+        shown = action[:_MAX_ACTION] if isinstance(action, str) else None
+        return {"type": "[error]", "message": envelope["result"], "action": shown, **about}
 
     async def handle(self, request: Message, send: Send) -> None:
         """Do what an action says; whoever starts a run hears of it from then on."""
         name = request.get("action")
         command = self._actions.get(name) if isinstance(name, str) else None
-        if command is None:
+        if name is None or command is None:
             what = "The message needs the field 'action'" if name is None else f"There is no action {name!r:.100}"
             raise RefusedError(f"{what}; there are {', '.join(self._actions)}", "action")
-        fields = {key: value for key, value in request.items() if key not in ("action", "id")}
+        said = {key: value for key, value in request.items() if key not in ("action", "id")}
+        fields = check(command._replace(name=name), said)  # here, so that what is wrong is said in the client's words
         if command.stream:
-            await self._subscribe(check(command, fields), request, send)
-            return
-        started = await self._ask(command, fields, request, send)
-        if name == "run" and started is not None:
-            self._follow(started["sessionId"], started.get("number", 0))
+            await self._subscribe(fields, request, send)
+        elif own_wait(fields):
+            self._wait(command, fields, request, send)
+        else:
+            started = await self._ask(command, fields, request, send)
+            if name == "run" and started is not None:
+                self._follow(started["sessionId"], started.get("number", 0))
+
+    def _wait(self, command: Command, fields: Message, request: Message, send: Send) -> None:
+        """Let the server wait, beside the requests under way: a ``stop`` is read however much waits."""
+        if self._waiting >= MAX_WAITING:
+            raise OverloadedError(f"{self._waiting} requests of this connection wait already, which are the most")
+        self._waiting += 1
+        self._conversation.go_on(request, partial(self._ask_and_wait, command, fields, request, send))
+
+    async def _ask_and_wait(self, command: Command, fields: Message, request: Message, send: Send) -> None:
+        try:
+            async with self._waits:
+                await self._ask(command, fields, request, send)
+        finally:
+            self._waiting -= 1
 
     async def _subscribe(self, fields: Message, request: Message, send: Send) -> None:
         """Answer with how the run is, and let what it tells follow."""

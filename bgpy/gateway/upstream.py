@@ -1,5 +1,7 @@
 """
-The way to the server: one client for requests and one for streams, so that watchers never take the last connection.
+The way to the server: one client for requests, one for those that wait there, and one for streams.
+
+So neither watchers nor who waits ever take the last connection: what is answered at once never stands behind them.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 from bgpy.aio import AsyncClient
 from bgpy.errors import OverloadedError
@@ -16,6 +18,12 @@ from bgpy.gateway.limits import Limits
 
 #: Seconds for what the gateway itself asks the server.
 OWN_TIMEOUT = 5.0
+
+
+class _Clients(NamedTuple):
+    requests: AsyncClient
+    waits: AsyncClient
+    streams: AsyncClient
 
 
 class Upstream:
@@ -32,8 +40,7 @@ class Upstream:
         self._make_client = make_client
         self._limits = limits
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._requests: AsyncClient | None = None
-        self._streams: AsyncClient | None = None
+        self._made: _Clients | None = None
         #: How many streams are open.
         self.watchers = 0
 
@@ -46,16 +53,17 @@ class Upstream:
         timeout
             Seconds; by default those of the limits and those that the message itself says.
         """
-        requests, _ = self._clients()
+        wait = own_wait(message)
+        client = self._clients().waits if wait else self._clients().requests
         if timeout is None:
-            timeout = self._limits.request_timeout + _own_wait(message)
-        return await requests.execute(message, await_response=True, timeout=timeout)
+            timeout = self._limits.request_timeout + wait
+        return await client.execute(message, await_response=True, timeout=timeout)
 
     async def stream(self, message: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Send one dict and yield each response; whoever leaves early closes it. Raises as `AsyncClient.stream`."""
         if self.watchers >= self._limits.max_watchers:
             raise OverloadedError(f"{self.watchers} watchers are the most that this gateway takes")
-        _, streams = self._clients()
+        streams = self._clients().streams
         self.watchers += 1
         try:
             async with aclosing(streams.stream(message)) as responses:  # type: ignore[type-var]
@@ -66,23 +74,22 @@ class Upstream:
 
     async def close(self) -> None:
         """Close this event loop's connections, those in use after their request. The next request opens new ones."""
-        requests, streams, loop = self._requests, self._streams, self._loop
-        self._requests = self._streams = self._loop = None
-        if loop is asyncio.get_running_loop():
-            for client in (requests, streams):
-                if client is not None:
-                    await client.close()
+        made, loop = self._made, self._loop
+        self._made = self._loop = None
+        if made is not None and loop is asyncio.get_running_loop():
+            for client in made:
+                await client.close()
 
-    def _clients(self) -> tuple[AsyncClient, AsyncClient]:
+    def _clients(self) -> _Clients:
         loop = asyncio.get_running_loop()
-        if self._requests is None or self._streams is None or self._loop is not loop:
+        if self._made is None or self._loop is not loop:
+            limits = self._limits
             self._loop = loop
-            self._requests = self._make_client(self._limits.max_requests)
-            self._streams = self._make_client(self._limits.max_watchers)
-        return self._requests, self._streams
+            self._made = _Clients(*map(self._make_client, (limits.max_requests, limits.max_waits, limits.max_watchers)))
+        return self._made
 
 
-def _own_wait(message: dict[str, Any]) -> float:
+def own_wait(message: dict[str, Any]) -> float:
     """Return the seconds that a request says it waits, itself or in an object in it; the server refuses what is no number."""
     own = [message, *(value for value in message.values() if isinstance(value, dict))]
     return max(_seconds(fields.get("timeout", 0)) for fields in own)

@@ -191,7 +191,7 @@ class Watching:
         data = message.get("text") or message.get("bytes") or b""
         if len(data) > self._limits.max_message_size:  # where the ASGI server has no such limit of its own
             raise RefusedError(f"A message has at most {self._limits.max_message_size:,} bytes", "")
-        return parse_object(data)
+        return parse_object(data, "message")
 
     async def _send_envelopes(self, socket: WebSocket, message: dict[str, Any]) -> tuple[int, str]:
         async with aclosing(self._upstream.stream(message)) as envelopes:  # type: ignore[type-var]
@@ -245,7 +245,7 @@ async def in_time(sending: Awaitable[None]) -> None:
     try:
         with anyio.fail_after(SEND_TIMEOUT):
             await sending
-    except (TimeoutError, WebSocketDisconnect):
+    except (RuntimeError, TimeoutError, WebSocketDisconnect):  # the first is what a server has for a send behind the end
         raise ClientGone from None
 
 

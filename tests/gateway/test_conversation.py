@@ -45,13 +45,13 @@ def still_talks(socket: ClientConnection) -> None:
 
 #: What is no request, and what the error says.
 MALFORMED: list[tuple[str | bytes, str]] = [
-    ("no json", "not JSON"),
-    ("[]", "a JSON object, not an array"),
+    ("no json", "The message is not JSON"),
+    ("[]", "The message is a JSON object, not an array"),
     ("7", "a JSON object, not a number"),
-    ('{"action": NaN}', "not JSON"),
+    ('{"action": NaN}', "The message is not JSON"),
     ("[" * 5000, "nested"),
     ('{"n": %s}' % ("9" * 400), "digits"),
-    (b"\xff\xfe{}", "not UTF-8 (byte 0)"),
+    (b"\xff\xfe{}", "The message is not UTF-8 (byte 0)"),
     (b"\x00\x01", "not JSON"),
     ("", "needs the field 'action'"),
 ]

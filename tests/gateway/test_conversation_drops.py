@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket as sockets
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from websockets.frames import CloseCode
 
 from bgpy.gateway import Limits, watching
 from bgpy.gateway.conversation import MAX_UNDER_WAY, Conversation
+from bgpy.gateway.limits import ClientGone
 
 PYTHON = {"number": 1, "files": [{"filename": "a.py", "content": ""}], "mainfile": "a.py"}
 STATS = {"action": "get_stats", "placeholder": {"sessionId": "s", "name": "x"}}
@@ -33,6 +35,13 @@ def gateway(runs: Runs) -> Iterator[RunningGateway]:
         yield running
 
 
+class Silent:
+    """A language in which nothing is said."""
+
+    max_size = 100
+    logged_in: dict[str, Any] = {}  # noqa: RUF012 - nobody logs in here
+
+
 def connections(gateway: RunningGateway) -> list[Any]:
     """Return the WebSockets that the gateway has, as its server knows them."""
     return [one for one in list(gateway.server._server.server_state.connections) if hasattr(one, "writable")]
@@ -42,6 +51,12 @@ def hurry_pings(connection: Any) -> None:
     """Ping as often as a test can wait for."""
     connection.ping_interval = connection.ping_timeout = connection.close_timeout = 0.05
     connection.loop.call_soon_threadsafe(connection.start_keepalive)
+
+
+def nothing_is_asked(gateway: RunningGateway) -> None:
+    """Wait until the server is asked for nothing more."""
+    made = gateway.server.app._upstream._made
+    wait_until(lambda: not made.requests._connections and not made.waits._connections)
 
 
 def tell_much(runs: Runs, session: str, megabytes: int) -> None:
@@ -140,8 +155,42 @@ def test_what_is_under_way_is_given_up_when_its_client_goes(runs: Runs, gateway:
     with talk(gateway) as socket:
         socket.send(json.dumps(STATS))
         assert runs.begun.acquire(timeout=20)
-    requests = gateway.server.app._upstream._requests
-    wait_until(lambda: not requests._connections)
+    nothing_is_asked(gateway)
+
+
+def test_that_a_client_has_gone_is_noticed_while_there_is_no_room(runs: Runs, gateway: RunningGateway) -> None:
+    """Nobody reads then what comes next: it may be the end."""
+    runs.answers["get_stats"] = runs.wait_at_the_gate
+    with talk(gateway) as socket:
+        for _ in range(MAX_UNDER_WAY + 1):
+            socket.send(json.dumps(STATS))
+        for _ in range(MAX_UNDER_WAY):
+            assert runs.begun.acquire(timeout=20)
+        socket.socket.shutdown(sockets.SHUT_RDWR)  # without a word
+        nothing_is_asked(gateway)
+        assert connections(gateway) == []
+
+
+def test_a_message_behind_the_end_finds_nobody_whatever_the_server_says_to_it(caplog: pytest.LogCaptureFixture) -> None:
+    for failure in (RuntimeError("Unexpected ASGI message 'websocket.send'"), OSError()):
+
+        async def send(message: Any) -> None:
+            if message["type"] == "websocket.send":
+                raise failure  # noqa: B023 - called at once
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def say() -> None:
+            socket = WebSocket({"type": "websocket"}, receive, send)
+            await socket.accept()
+            talk = Conversation(socket, Limits(), "", lambda conversation: Silent())  # type: ignore[arg-type, return-value]
+            for _ in range(2):  # the second one is refused by the socket itself
+                with pytest.raises(ClientGone):
+                    await talk.send({})
+
+        asyncio.run(say())
+    assert not caplog.records
 
 
 def test_the_end_of_the_gateway_is_said_to_all(runs: Runs, gateway: RunningGateway) -> None:
@@ -173,10 +222,6 @@ def test_one_message_is_sent_at_a_time() -> None:
 
     async def receive() -> Any:
         return {"type": "websocket.connect"}
-
-    class Silent:
-        max_size = 100
-        logged_in: dict[str, Any] = {}  # noqa: RUF012 - nobody logs in here
 
     async def say_all() -> None:
         socket = WebSocket({"type": "websocket"}, receive, send)

@@ -25,6 +25,7 @@ FIRST_MESSAGES: list[str | bytes] = [
     json.dumps({"token": [TOKEN]}),
     '{"token": null}',
     '{"token": ""}',
+    r'{"token": "\ud800"}',
     json.dumps([TOKEN]),
     f'"{TOKEN}"',
     TOKEN,

@@ -13,7 +13,7 @@ from support.gateways import TOKEN, Alien, RunningGateway, Unloadable, Workspace
 from support.servers import running_server, tasks
 
 from bgpy.gateway import Limits
-from bgpy.gateway.upstream import _own_wait
+from bgpy.gateway.upstream import own_wait
 from bgpy.tasks.schema import REQUIRED, Command
 from bgpy.tasks.tensorflow.commands import COMMANDS
 
@@ -260,10 +260,10 @@ def test_a_server_that_does_not_answer_in_time_is_504(workspaces: Workspaces) ->
 
 
 def test_a_request_is_given_the_time_that_it_says(workspaces: Workspaces) -> None:
-    assert _own_wait({"timeout": 5}) == 5.0
-    assert _own_wait({}) == 0.0
+    assert own_wait({"timeout": 5}) == 5.0
+    assert own_wait({}) == 0.0
     for odd in ("5", True, None, -3, float("inf"), float("nan"), [1]):
-        assert _own_wait({"timeout": odd}) == 0.0
+        assert own_wait({"timeout": odd}) == 0.0
 
 
 def test_a_client_that_leaves_is_not_waited_for(
@@ -299,6 +299,7 @@ def test_log_in_gives_a_cookie_that_opens_what_the_token_opens(gateway: RunningG
     origin = {"origin": gateway.url.rstrip("/")}
     with gateway.client(token=None) as http:
         assert http.post("/login", json={"token": "wrong"}).status_code == 401
+        assert http.post("/login", content=rb'{"token": "\ud800"}').status_code == 401
         assert http.post("/login", json={"token": 5}).status_code == 400
         assert http.post("/login", json={}).status_code == 400
         assert http.post("/login", json={"token": TOKEN}, headers={"origin": "http://evil.example"}).status_code == 403

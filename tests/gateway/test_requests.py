@@ -224,6 +224,16 @@ def test_a_time_that_json_has_no_number_for_is_an_error(talk: Talk) -> None:
     assert talk.ask(route="status") == {}
 
 
+def test_a_connection_id_that_an_answer_has_as_a_field_is_an_error(talk: Talk) -> None:
+    """An answer to `status` has the connection ids as fields, beside the id of the message."""
+    for connid in ("id", "status"):
+        answer = talk.ask(route="request", connid=connid, time=LONG, id=1)
+        assert (answer["status"], answer["field"], answer["connid"]) == ("Error", "connid", connid)
+        assert f"The connection id '{connid}'" in answer["message"]
+        assert talk.ask(route="kill", connid=connid)["status"] == "Invalid connection Id"
+    assert talk.ask(route="status", id=1) == {"id": 1}
+
+
 def test_a_connection_id_that_runs_is_an_error(gateway: RunningGateway, talk: Talk) -> None:
     talk.start("a")
     with talking(gateway) as other:
@@ -292,7 +302,7 @@ def test_the_end_of_the_gateway_is_told_over_http_and_the_request_goes_on(served
         gateway.server.stop()
         waiting.join(20)
         assert (answers[0].status_code, answers[0].json()["connid"]) == (503, "h")
-        assert "goes on" in answers[0].json()["message"]
+        assert "may go on" in answers[0].json()["message"]
         assert list(client.execute({"command": "get_requests"}, await_response=True)["result"]) == ["h"]
 
 
@@ -319,6 +329,9 @@ def test_http_tells_what_is_wrong_in_the_same_shape(http: httpx.Client) -> None:
         ({"connid": "c", "time": True}, 400, "time"),
         ({"connid": "c", "time": 1, "timeout": 1}, 400, "timeout"),
         ({"connid": "c", "time": -1}, 200, "time"),  # the server has answered
+        ({"connid": "c", "time": 1, "route": "kill"}, 400, "route"),
+        ({"connid": "c", "time": 1, "route": None}, 400, "route"),
+        ({"connid": "c", "time": 1, "route": ["request"]}, 400, "route"),
     ]
     for body, status, field in wrong:
         answer = http.post("/requests/request", json=body)
@@ -326,6 +339,8 @@ def test_http_tells_what_is_wrong_in_the_same_shape(http: httpx.Client) -> None:
         assert {**answer.json(), "message": ""} == {"status": "Error", "field": field, "connid": "c", "message": ""}
         assert answer.json()["message"] != ""
     assert http.post("/requests/kill", content=b"{").json()["status"] == "Error"
+    answer = http.post("/query/module", json={"lib": "math", "text": "sqrt", "route": "status"})
+    assert (answer.status_code, answer.json()["field"]) == (400, "route")
 
 
 def test_a_client_that_leaves_http_leaves_the_request_running(gateway: RunningGateway, talk: Talk) -> None:

@@ -265,10 +265,10 @@ def test_an_event_loop_that_ended_without_a_word_takes_its_connections_along() -
         made.append(connections)
         return Client()
 
-    upstream = Upstream(make_client, Limits(max_requests=2, max_watchers=3))
+    upstream = Upstream(make_client, Limits(max_requests=2, max_waits=4, max_watchers=3))
     for _ in range(2):
         assert asyncio.run(upstream.execute({"a": 1})) == {"a": 1}
-    assert made == [2, 3, 2, 3]
+    assert made == [2, 4, 3, 2, 4, 3]
 
 
 def test_the_app_serves_one_event_loop_after_the_other() -> None:
@@ -302,7 +302,7 @@ def test_the_end_of_the_lifespan_closes_the_connections() -> None:
 
             asked.put_nowait({"type": "lifespan.startup"})
             await app({"type": "lifespan", "asgi": {"version": "3.0"}}, asked.get, send)
-            assert app._upstream._requests is None
+            assert app._upstream._made is None
             return told
 
         assert asyncio.run(live()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]

@@ -17,7 +17,12 @@ MAX_LIBS = 16
 #: Characters of the name of a library, and of the text that is searched for.
 MAX_TEXT = 200
 
-_CONNID = Field("connid", ("string", "integer"), REQUIRED, "The connection id of the request: any text or number.")
+_CONNID = Field(
+    "connid",
+    ("string", "integer"),
+    REQUIRED,
+    "The connection id of the request: a text or a whole number, but for 'id' and 'status'.",
+)
 
 START_REQUEST = Command(
     "start_request",

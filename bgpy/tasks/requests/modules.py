@@ -114,7 +114,8 @@ class Search:
         kind, message = record.error["type"], record.error["message"]
         if kind == "ModuleNotFoundError" and message == f"No module named {name!r}":
             return f"There is no module {name!r}"
-        return f"{name!r} could not be imported: {f'{kind}: {message}' if kind else message}"[:_MAX_REASON].rstrip(".")
+        reason = " ".join(": ".join(part for part in (kind, message) if part).split())  # in one line
+        return f"{name!r} could not be imported: {reason}"[:_MAX_REASON].rstrip(".")
 
 
 def merge(found: dict[str, dict[str, Any] | str], text: str) -> dict[str, Any]:

@@ -38,7 +38,10 @@ class Searcher:
 
     def search(self, arguments: Sequence[Mapping[str, Any]]) -> list[Value]:
         """Search one library each; the value has what was found, as far as the limit, and how many that are."""
-        return [Value(_search(argument["lib"], argument["text"], argument["limit"]), None) for argument in arguments]
+        try:
+            return [Value(_search(argument["lib"], argument["text"], argument["limit"]), None) for argument in arguments]
+        except SystemExit as error:  # with the code 0 it would be taken for an end as it should be
+            raise ImportError(f"SystemExit: {error.code}") from None
 
 
 def _search(lib: str, text: str, limit: int) -> dict[str, Any]:
@@ -82,7 +85,11 @@ def public_names(module: ModuleType) -> Iterator[Found]:
 def _public(module: ModuleType) -> list[str]:
     names = getattr(module, "__all__", None)
     if not isinstance(names, (list, tuple)):
-        names = [name for name in dir(module) if isinstance(name, str) and not name.startswith("_")]
+        try:
+            names = dir(module)
+        except Exception:  # noqa: BLE001 - a module's own may fail, or name what cannot be sorted
+            names = list(vars(module))
+        names = [name for name in names if isinstance(name, str) and not name.startswith("_")]
     return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 

@@ -22,6 +22,8 @@ MAX_JOBS = 32
 #: Ends that are remembered, and bytes of JSON in all of them.
 MAX_ENDS = 10_000
 MAX_ENDS_SIZE = 64 << 20
+#: What an answer over a WebSocket has beside the connection ids, or in place of them.
+RESERVED = frozenset({"id", "status"})
 
 Answer = dict[str, Any]
 
@@ -93,6 +95,8 @@ class Table:
             Too many requests, or scripts, run.
         """
         connid = check_connid(connid)
+        if connid in RESERVED:
+            raise RefusedError(f"The connection id {connid!r} would be mistaken for a field of an answer; take another", "connid")
         if not 0 < seconds <= MAX_TIME:  # so that NaN is refused too
             raise RefusedError(f"The field 'time' is a number of seconds, more than 0 and at most {MAX_TIME:,}", "time")
         if str(connid) in self._by_connid:

@@ -22,6 +22,10 @@ LIBRARIES = {
     "talks": "import os\nprint('to stdout')\nos.write(2, b'to stderr')\npush = 1\n",
     "fails": "1 / 0\n",
     "leaves": "raise SystemExit(3)\n",
+    "leaves_well": "import sys\nsys.exit(0)\n",
+    "leaves_late": "def __getattr__(name):\n    raise SystemExit\n__all__ = ['push']\n",
+    "interrupts": "raise KeyboardInterrupt\n",
+    "many_lines": "raise ValueError('one\\n\\n  two\\r\\nthree.')\n",
     "dies": "import os\nos._exit(3)\n",
     "hangs": "while True: pass\n",
     "deaf": "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass\n",
@@ -83,6 +87,19 @@ def test_a_library_that_cannot_be_searched_is_named_and_the_others_are_searched(
     assert "No module named 'nothing_of_that_name'" in parts["needs"]
     for name in ("no name", "", "os."):
         assert f"{name!r} is no name of a module" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("lib", "said"),
+    [
+        ("leaves_well", "ImportError: SystemExit: 0"),
+        ("leaves_late", "ImportError: SystemExit: None"),
+        ("interrupts", "KeyboardInterrupt"),
+        ("many_lines", "ValueError: one two three"),
+    ],
+)
+def test_why_a_library_could_not_be_imported_is_told_in_one_line(search: Search, lib: str, said: str) -> None:
+    assert search.search([lib, "good"], "unp")["message"] == f"1 name. '{lib}' could not be imported: {said}."
 
 
 @pytest.mark.parametrize("lib", ["hangs", "deaf"])

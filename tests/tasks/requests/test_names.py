@@ -173,3 +173,11 @@ def test_no_module_makes_it_fail(lib: str) -> None:
     module = pytest.importorskip(lib)
     assert len(list(public_names(module))) > 0
     assert search("a", lib=lib)["count"] > 0
+
+
+@pytest.mark.parametrize("names_of_its_own", [["push", 5, None, "_b"], 7])
+def test_a_module_that_lists_its_names_wrongly_is_searched_all_the_same(
+    module: types.ModuleType, names_of_its_own: object
+) -> None:
+    module.__dir__ = lambda: names_of_its_own  # type: ignore[method-assign, assignment, return-value]
+    assert names("push")[0] == "push"

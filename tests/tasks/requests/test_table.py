@@ -186,3 +186,11 @@ def test_ends_are_remembered_up_to_a_size_but_the_last_one_always(monkeypatch: p
     assert table.recall(large) == {**OK, "connid": 3, "value": "x" * 1000}
     with pytest.raises(RefusedError, match="no longer known"):
         table.recall(large - 1)
+
+
+@pytest.mark.parametrize("connid", ["id", "status"])
+def test_what_an_answer_has_beside_the_connection_ids_is_none(table: Table, connid: str) -> None:
+    with pytest.raises(RefusedError, match=f"'{connid}' would be mistaken") as refused:
+        table.start(connid, 1.0, False)
+    assert refused.value.field == "connid"
+    assert table.kill(connid) is None
