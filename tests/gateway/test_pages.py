@@ -16,7 +16,7 @@ from support.gateways import TOKEN, RunningGateway
 from support.pages import ROOT, Block, as_program, assert_prints, expected_output, read_blocks, run
 from support.servers import background_server
 
-from bgpy.gateway import Limits, conversation, cookie, create_app, limits, requests, serving
+from bgpy.gateway import Limits, conversation, cookie, create_app, limits, requests, runtime, serving
 from bgpy.tasks.requests.commands import COMMANDS as OF_REQUESTS
 from bgpy.tasks.runtime.commands import COMMANDS as OF_RUNS
 from bgpy.tasks.tensorflow.commands import OWN
@@ -101,7 +101,7 @@ def test_the_limits_on_the_page_are_those_of_the_code() -> None:
     assert values == [
         *(ours.head_timeout, ours.max_body_size, ours.body_timeout, limits.MAX_DEPTH, limits.MAX_DIGITS),
         *(ours.max_message_size, ours.max_upload_size, requests.MAX_MESSAGE_SIZE),
-        *(ours.first_message_timeout, ours.login_timeout, conversation.MAX_UNDER_WAY, ours.request_timeout),
-        *(ours.max_requests, ours.max_watchers, serving.MAX_CONNECTIONS),
+        *(ours.first_message_timeout, ours.login_timeout, conversation.MAX_UNDER_WAY, runtime.MAX_WAITING),
+        *(ours.request_timeout, ours.max_requests, ours.max_waits, ours.max_watchers, serving.MAX_CONNECTIONS),
     ]
     assert f"({cookie.LIFETIME // 3600} hours)" in page

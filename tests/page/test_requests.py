@@ -102,9 +102,9 @@ def test_a_script_gives_its_result_or_its_error_and_is_stopped_at_the_end_of_its
 def test_the_requests_of_others_are_seen_and_those_of_before_when_the_page_is_opened_again(
     browser: Browser, visit: Visit, served: Served
 ) -> None:
-    served.ask("start_request", connid="id", time=500)
+    served.ask("start_request", connid="early", time=500)
     page = visit.go("#requests")
-    expect(row(page, "id")).to_be_visible()
+    expect(row(page, "early")).to_be_visible()
     served.ask("start_request", connid="of another", time=500)
     expect(row(page, "of another")).to_be_visible()
     served.ask("kill_request", connid="of another")
@@ -113,7 +113,7 @@ def test_the_requests_of_others_are_seen_and_those_of_before_when_the_page_is_op
     with visiting(browser, served) as later:
         again = later.go("#requests")
         expect(end_of(again, "of another").locator(".chip")).to_have_text("Killed")
-        expect(row(again, "id")).to_be_visible()
+        expect(row(again, "early")).to_be_visible()
         end_of(again, "large").get_by_role("button", name="Show the answer").click()
         expect(end_of(again, "large").locator(".chip")).to_have_text("Ok")
         expect(row(again, "of another")).to_have_count(0)
