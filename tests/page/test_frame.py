@@ -59,3 +59,25 @@ def test_the_navigation_says_where_one_is_and_the_focus_goes_along(visit: Visit)
         expect(page.get_by_role("heading", level=1)).to_have_count(1)
     page.go_back()
     expect(page).to_have_title("Models · bgpy")
+
+
+def test_a_connection_that_opens_ends_the_word_that_there_is_none(visit: Visit) -> None:
+    page = visit.go("#runs")  # which asks nothing but over its WebSocket
+    page.evaluate(
+        """async () => {
+            const [api, fetched] = [await import('./api.js'), window.fetch];
+            window.fetch = () => Promise.reject(new Error('gone'));
+            await api.ask('get_status').catch(() => {});
+            window.fetch = fetched;
+        }"""
+    )
+    page.get_by_text("No connection").wait_for()
+    page.evaluate(
+        """async () => {
+            const api = await import('./api.js');
+            let conversation;
+            await new Promise((opened) => { conversation = api.converse('runtime', () => {}, opened); });
+            conversation.close();
+        }"""
+    )
+    expect(page.get_by_text("No connection")).to_have_count(0)

@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,30 @@ def test_queue_and_latency_are_plotted_as_they_change(visit: Visit, served: Serv
     page.clock.run_for(INTERVAL)
     expect(tile).to_contain_text("median of 12 jobs")
     visit.shoot("server")
+
+
+def test_the_axis_of_time_shows_a_minute_at_least_and_no_more_than_there_is(visit: Visit) -> None:
+    page = visit.go("#server")
+    shown = "async times => (await import('./plot.js')).shownTime({ data: [times] })"
+    assert page.evaluate(shown, [5000]) == [4940, 5000]
+    assert page.evaluate(shown, [5000, 5010]) == [4950, 5010]
+    assert page.evaluate(shown, [5000, 5600]) == [5000, 5600]
+    first, last = page.evaluate(shown, [])
+    assert last - first == 60
+    assert abs(last - time.time()) < 3600
+
+
+def test_a_long_name_pushes_nothing_out_of_sight(visit: Visit, served: Served) -> None:
+    name = "a_name_without_any_blank_in_it_" * 6
+    served.ask("create_workspace", name=name)
+    for place in ("#server", f"#workspaces/{name}"):
+        page = visit.go(place)
+        page.get_by_role("link", name=name).or_(page.get_by_role("heading", name=name)).first.wait_for()
+        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), place
+    visit.go("#server")
+    table = visit.page.locator(".scroll", has=visit.page.get_by_role("table"))
+    assert table.evaluate("box => box.scrollWidth <= box.clientWidth")
+    served.ask("destroy_workspace", name=name)
 
 
 def test_nobody_asks_while_nobody_looks(visit: Visit) -> None:

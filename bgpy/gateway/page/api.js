@@ -109,6 +109,7 @@ export class Line {
     const socket = (this.socket = new WebSocket(url));
     socket.addEventListener("open", () => {
       trouble(this, false);
+      trouble("requests", false); // the gateway is there, and a view may ask nothing else of it for long
       this.handlers.opened();
     });
     socket.addEventListener("message", ({ data }) => {

@@ -37,7 +37,7 @@ export function plot(container, series, { label, height = 180, format = plain, l
         markers: { width: 0, fill: (_, index) => (index ? colour(COLOURS[(index - 1) % COLOURS.length])() : null) },
       },
       scales: {
-        x: { time: true, range: (_, low, high) => [Math.min(low, high - SHORTEST), high] },
+        x: { time: true, range: shownTime },
         y: log ? { distr: 3 } : linear,
       },
       axes: [
@@ -83,6 +83,12 @@ const TIMES = [
   [60, "{HH}:{mm}", null, null, null, null, null, null, 1],
   [1, "{HH}:{mm}:{ss}", null, null, null, null, null, null, 1],
 ];
+
+/** The first and the last second of an axis. Not by the limits that the library gives: of one moment it makes a thousand days. */
+export function shownTime({ data: [times] }) {
+  const last = times.length ? times[times.length - 1] : Date.now() / 1000;
+  return [Math.min(times[0] ?? last, last - SHORTEST), last];
+}
 
 function decades(chart, axis, low, high) {
   const first = Math.ceil(Math.log10(low) - 1e-9);

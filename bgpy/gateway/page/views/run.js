@@ -68,7 +68,7 @@ export function openRun(main, ask, session, changed) {
   function missing() {
     state.replaceChildren();
     stop.disabled = forget.disabled = true;
-    body.replaceChildren(h("p", { class: "empty" }, "This run is no longer there: it was forgotten, or its time to be kept is over."));
+    body.replaceChildren(h("p", { class: "empty" }, "This run is no longer there: it was forgotten, its time to be kept is over, or its server has ended."));
   }
 
   function hear(message) {

@@ -156,7 +156,7 @@ function write(tiles, { time, server, workspaces }) {
 }
 
 function line(one) {
-  const name = h("th", { scope: "row" }, h("a", { href: `#workspaces/${encodeURIComponent(one.name)}` }, one.name));
+  const name = h("th", { scope: "row" }, h("a", { href: `#workspaces/${encodeURIComponent(one.name)}`, title: one.name }, one.name));
   const cells = [one.JOB_COUNT, one.CUR_JOB_NUM < 0 ? "–" : `#${one.CUR_JOB_NUM}`, one.restarts, one.type, one.pid ?? "–"];
   return h(
     "tr",
