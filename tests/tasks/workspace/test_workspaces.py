@@ -103,7 +103,7 @@ def test_a_backend_that_is_not_there_is_refused() -> None:
     workspaces = Workspaces()
     try:
         with pytest.raises(RefusedError) as refused:
-            workspaces.create("a", type=2)
+            workspaces.create("a", type="nowhere")
         assert refused.value.field == "type"
         assert workspaces.names() == []
     finally:
