@@ -4,6 +4,7 @@ What `serve_gateway` is told, and what of it is refused before anything listens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from bgpy.addresses import address_bytes, all_loopback, resolve_addresses
@@ -14,9 +15,26 @@ from bgpy.tls import Tls
 from bgpy.token import check_token_strength, find_token
 
 
+class ServerPlace(NamedTuple):
+    """
+    Where one of several servers is.
+
+    Attributes
+    ----------
+    host, port
+        As for `Client`.
+    token
+        Its own; None for the one that clients of the gateway show.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    token: str | None = None
+
+
 class Settings(NamedTuple):
     """
-    A gateway in front of a server. Plain data, so that it can travel to another process.
+    A gateway in front of a server, or of several. Plain data, so that it can travel to another process.
 
     Attributes
     ----------
@@ -36,6 +54,8 @@ class Settings(NamedTuple):
         Addresses of reverse proxies whose word is taken for the client's address and for https.
     limits
         What it takes from its clients.
+    servers
+        Those behind it by name, in place of the one at `host` and `port`: see `create_servers_app`.
     """
 
     host: str = "127.0.0.1"
@@ -51,6 +71,7 @@ class Settings(NamedTuple):
     allow_hosts: tuple[str, ...] = ()
     proxy: tuple[str, ...] = ()
     limits: Limits = Limits()
+    servers: Mapping[str, ServerPlace] | None = None
 
 
 def check_settings(settings: Settings) -> Settings:
