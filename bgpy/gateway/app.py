@@ -96,7 +96,7 @@ class Gateway(Gated):
         watching = Watching(upstream, limits, ending, command_message)
         models = Models(upstream, limits)
         dialects = Dialects((TensorFlowServing(models), OpenInference(models)))
-        conversations = Conversations(limits, ending, token)
+        self._conversations = conversations = Conversations(limits, ending, token)
         runtime = Runtime(upstream, conversations, limits, ACTIONS)
         requests = Requests(upstream, conversations, limits, ending)
         talks = (*runtime.doors, *requests.doors)

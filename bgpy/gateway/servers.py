@@ -28,9 +28,8 @@ from bgpy.gateway.gated import GRACE, Gated
 from bgpy.gateway.limits import Limits, read_body
 from bgpy.gateway.metrics import Metrics, render
 from bgpy.gateway.pages import Page
-from bgpy.gateway.settings import ServerPlace
+from bgpy.gateway.settings import ServerPlace, check_servers
 from bgpy.gateway.watching import Ending
-from bgpy.records import check_name
 from bgpy.tasks.schema import Command
 from bgpy.tls import Tls
 from bgpy.token import find_token
@@ -78,20 +77,19 @@ def create_servers_app(
 
     Raises
     ------
-    ValueError
+    ServerStartError
         A name is none, or there is not even one.
     TokenError, TlsError
         As `Client`.
     """
-    if not servers:
-        raise ValueError("A gateway in front of several servers needs at least one.")
+    check_servers(servers)
     limits = limits or Limits()
     found = find_token(token)
     shown = "" if no_token else found
     gateways = {}
     for name, place in servers.items():
         at = place if place.token is not None else place._replace(token=found)
-        gateways[check_name(name)] = Gateway(make_upstream(at, tls, ssl_context, limits), shown, allow_hosts, limits, commands)
+        gateways[name] = Gateway(make_upstream(at, tls, ssl_context, limits), shown, allow_hosts, limits, commands)
     addresses = {name: format_address(place.host, place.port) for name, place in servers.items()}
     return Servers(gateways, addresses, shown, allow_hosts, limits)
 

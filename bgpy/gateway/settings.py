@@ -11,6 +11,7 @@ from bgpy.addresses import address_bytes, all_loopback, resolve_addresses
 from bgpy.errors import ConnectError, ServerStartError, TlsError, TokenError
 from bgpy.gateway.gate import split_host
 from bgpy.gateway.limits import Limits
+from bgpy.records import check_name
 from bgpy.tls import Tls
 from bgpy.token import check_token_strength, find_token
 
@@ -74,6 +75,17 @@ class Settings(NamedTuple):
     servers: Mapping[str, ServerPlace] | None = None
 
 
+def check_servers(servers: Mapping[str, ServerPlace]) -> None:
+    """Raise ServerStartError where there is no server, or a name that is none."""
+    if not servers:
+        raise ServerStartError("a gateway in front of several servers needs at least one")
+    for name in servers:
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise ServerStartError(str(error)) from None
+
+
 def check_settings(settings: Settings) -> Settings:
     """
     Return the settings with the token found.
@@ -85,7 +97,7 @@ def check_settings(settings: Settings) -> Settings:
     TlsError
         The gateway would listen off loopback without TLS.
     ServerStartError
-        The host to listen on is unknown, or what is given as the name of a host or the address of a proxy is none.
+        The host to listen on is unknown, or what is given as the name of a host or of a server or the address of a proxy is none.
     """
     try:
         loopback = all_loopback(resolve_addresses(settings.bind_host, settings.bind_port))
@@ -107,6 +119,11 @@ def check_settings(settings: Settings) -> Settings:
             f"Off loopback the gateway needs TLS, and {settings.bind_host!r} is off loopback",
             "Give certfile and keyfile, listen on 127.0.0.1 behind a reverse proxy, or say insecure=True (--insecure)",
         )
+    _check_names(settings)
+    return settings._replace(token=token)
+
+
+def _check_names(settings: Settings) -> None:
     for name in settings.allow_hosts:
         place = split_host(name)
         if place is None or place[1] is not None:
@@ -114,4 +131,5 @@ def check_settings(settings: Settings) -> Settings:
     for address in settings.proxy:
         if address_bytes(address) is None:  # a name or "*" would be a hole: whoever gets that name is believed
             raise ServerStartError(f"{address!r} is no address of a reverse proxy: give an IP address")
-    return settings._replace(token=token)
+    if settings.servers is not None:
+        check_servers(settings.servers)
