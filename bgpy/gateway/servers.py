@@ -87,10 +87,11 @@ def create_servers_app(
     found = find_token(token)
     shown = "" if no_token else found
     gateways = {}
-    for name, place in servers.items():
-        at = place if place.token is not None else place._replace(token=found)
-        gateways[name] = Gateway(make_upstream(at, tls, ssl_context, limits), shown, allow_hosts, limits, commands)
-    addresses = {name: format_address(place.host, place.port) for name, place in servers.items()}
+    addresses = {}
+    for name, (host, port, own) in servers.items():
+        place = ServerPlace(host, port, found if own is None else own)
+        gateways[name] = Gateway(make_upstream(place, tls, ssl_context, limits), shown, allow_hosts, limits, commands)
+        addresses[name] = format_address(host, port)
     return Servers(gateways, addresses, shown, allow_hosts, limits)
 
 

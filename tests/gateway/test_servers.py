@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import re
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from support.talking import ask, closing, log_in, receive, stranger, talk
 
 from bgpy.errors import ServerStartError
 from bgpy.gateway import Limits, ServerPlace, Servers, Settings, create_app, create_servers_app
+from bgpy.gateway.servers import FIND_TIMEOUT
 from bgpy.gateway.settings import check_settings
 from bgpy.tasks.requests import requests_tasks
 
@@ -242,6 +245,24 @@ def test_a_model_that_no_server_has_is_not_found() -> None:
             with gateway.client() as http:
                 answer = http.get("/v2/models/nope")
                 assert (answer.status_code, answer.json()) == (404, {"error": "No server has a workspace 'nope'"})
+        finally:
+            gateway.end()
+
+
+def test_a_server_that_says_nothing_holds_up_no_model_of_another_one_for_long() -> None:
+    workspaces = Workspaces()
+    workspaces.answers["get_status"] = having("digits")
+    workspaces.answers["describe"] = lambda args: {"request_result": False, "result": "it was asked", "field": "name"}
+    with running_server(tasks(workspaces.run), token=TOKEN) as served, socket.create_server(("127.0.0.1", 0)) as silent:
+        servers = {"a": ServerPlace(port=served.port), "silent": ServerPlace(port=silent.getsockname()[1])}
+        gateway = RunningGateway(served, servers=servers)
+        try:
+            with gateway.client() as http:
+                began = time.monotonic()
+                assert http.get("/v2/models/digits").json() == {"error": "it was asked"}
+                assert time.monotonic() - began < 5 * FIND_TIMEOUT
+                answer = http.get("/v2/models/nope")
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         finally:
             gateway.end()
 
