@@ -40,7 +40,8 @@ class Both(NamedTuple):
 
 
 def own_name(workspaces: Workspaces, name: str) -> None:
-    """Let a server say which one it is."""
+    """Let a server say which one it is, and have no models."""
+    workspaces.answers["describe"] = lambda args: {"request_result": False, "result": "it has none", "field": "name"}
     workspaces.answers["get_workspace"] = lambda args: {"request_result": True, "result": [name]}
     workspaces.answers["get_metrics"] = lambda args: {"request_result": True, "result": {"workspaces": 1, "jobs": {"done": 2}}}
 
@@ -231,8 +232,11 @@ def test_a_model_is_asked_at_the_one_server_that_has_its_workspace(both: Both, h
     for path in ("/v1/models", "/v2", "/v2/health/live", "/v2/models/stats", "/v2/repository/index"):
         answer = http.get(path)
         assert (answer.status_code, "/servers/NAME/v" in answer.json()["error"]) == (404, True), path
-    assert http.get("/v1/models/digits").headers.get_list("content-security-policy") != []
-    assert len(http.get("/v1/models/digits").headers.get_list("x-content-type-options")) == 1
+    for name in ("content-security-policy", "x-content-type-options"):  # though it has passed two gates
+        assert len(http.get("/v1/models/digits").headers.get_list(name)) == 1
+    counted = http.get("/metrics").text
+    assert 'requests_total{route="/v1/models/{name}",method="POST",status="400"} 1\n' in counted
+    assert 'requests_total{server="b-2",route="/v1/models/{name}:predict",method="POST",status="400"} 1\n' in counted
 
 
 def test_a_model_that_no_server_has_is_not_found() -> None:
@@ -341,7 +345,10 @@ def test_the_end_closes_the_streams_of_all_servers() -> None:
 
 
 def test_the_limits_are_those_of_each_server() -> None:
-    with several(limits=Limits(max_watchers=1)) as both, contextlib.ExitStack() as stack:
+    with several(limits=Limits(max_watchers=1, max_body_size=100)) as both, contextlib.ExitStack() as stack:
+        http = stack.enter_context(both.gateway.client())
+        for path in ("/servers/a/json_test", "/servers/b-2/json_test", "/servers"):
+            assert http.post(path, json="x" * 100).status_code == 413, path
         sockets = {}
         for name in ("a", "b-2"):
             sockets[name] = stack.enter_context(talk(both.gateway, f"servers/{name}/watch"))
