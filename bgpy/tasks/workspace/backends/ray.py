@@ -23,8 +23,10 @@ from bgpy.tasks.workspace.onray.link import connect_link
 from bgpy.tasks.workspace.outcomes import take_outcome
 from bgpy.tasks.workspace.progress import NEWS
 
-#: Seconds for an actor to be ready: for a node with room for it, and for its process to start there.
+#: Seconds for an actor to be ready: for a node with room for it, and for its process to start there; of many that start at once
+#: for each behind the one before, and for all of them.
 START_TIMEOUT = 60.0
+CROWD_TIMEOUT = 600.0
 #: Seconds to connect to its keeper.
 CONNECT_TIMEOUT = 10.0
 #: Seconds for the interpreter to answer for the first time.
@@ -224,7 +226,8 @@ class RayBackend:
 
     def _create(self) -> Channel:
         arguments = {"home": self._home, "about": self._about, "placement": self._placement}
-        record = self._cluster.ask("create", START_TIMEOUT, timeout=START_TIMEOUT, **arguments)
+        until = time.monotonic() + CROWD_TIMEOUT  # by the clock that the agent has, too
+        record = self._cluster.ask("create", CROWD_TIMEOUT, timeout=START_TIMEOUT, until=until, **arguments)
         self._record = record
         try:
             return self._connect(record)[0]
