@@ -154,10 +154,13 @@ def test_a_node_that_dies_takes_its_workspace_which_begins_anew_elsewhere(
     assert [nodes[lab.status()["node"]]["address"] for lab in (there, here)] == [lab.status()["address"] for lab in (there, here)]
     assert (there.status()["node"], nodes[spare]["workspaces"], nodes[spare]["resources"]["spare"]) == (spare, 1, 1.0)
     assert workspaces.create("beside", "process").status()["node"] is None
-    moved = workspaces.create("moved", num_cpus=0, resources={"spare": 0.5})
-    moved.run("x = 3")
-    job = moved.push_job("print('in', flush=True)\nwhile True: pass")
-    next(event for event in moved.watch(0) if event.kind == "output")
+    moved = workspaces.create("moved", num_cpus=0, resources={"spare": 0.5}, on_crash="continue")
+    given_up = workspaces.create("given up", num_cpus=0, resources={"spare": 0.25}, on_crash="abort")
+    endless = "x = 3\nprint('in', flush=True)\nwhile True: pass"
+    job, other_job = moved.push_job(endless), given_up.push_job(endless)
+    goes_on, aborted = moved.push_job("'x' in globals()"), given_up.push_job("1")
+    for lab in (moved, given_up):
+        next(event for event in lab.watch(0) if event.kind == "output")
     other = ray_cluster.add_node(resources={"spare": 1})
     try:
         ray_cluster.remove_node(spare)
@@ -165,6 +168,12 @@ def test_a_node_that_dies_takes_its_workspace_which_begins_anew_elsewhere(
         assert job.state is JobState.CRASHED
         assert job.error is not None
         assert "its node has died" in job.error.message
+        assert other_job.wait(60)
+        assert (other_job.state, aborted.state) == (JobState.CRASHED, JobState.ABORTED)
+        assert aborted.error is not None
+        assert "its node has died" in aborted.error.message
+        assert goes_on.result(timeout=60) is False
+        assert given_up.run("'x' in globals()", timeout=60) is False
         assert moved.run("'x' in globals(), __import__('ray').get_runtime_context().get_node_id()", timeout=60) == (False, other)
         assert here.run("x") == 2
         with pytest.raises((RefusedError, bgpy.JobFailedError), match=r"its node has died|no node"):
