@@ -148,12 +148,17 @@ def hand_over(made: Stand, rounds: int) -> dict[str, float]:
         ways: dict[str, dict[str, Callable[[], Any]]] = {
             "set": {"bare actor": lambda value=value: ray.get(actors[0].set.remote("x", value))},
             "get": {"bare actor": lambda: ray.get(actors[0].get.remote("x"))},
+            "shared set": {"bare actor": lambda value=value: ray.get(actors[0].set.remote("x", value))},
+            "shared get": {"bare actor": lambda: ray.get(actors[0].get.remote("x"))},
             "copy": {"bare actor": lambda: ray.get(actors[1].set.remote("x", actors[0].get.remote("x")))},
         }
         for name, (first, second) in labs.items():
             ways["set"][name] = lambda first=first, value=value: first.variables.update({"x": value})
             ways["get"][name] = lambda first=first: first.variables["x"]
             ways["copy"][name] = lambda first=first, second=second: first.copy_variable("x", second)
+        lab = labs["on Ray"][0]
+        ways["shared set"]["on Ray"] = lambda lab=lab, value=value: lab.shared.__setitem__("x", value)
+        ways["shared get"]["on Ray"] = lambda lab=lab: lab.shared["x"]
         for way, calls in ways.items():
             interleave(calls, 2)
             times = interleave(calls, rounds)

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -343,6 +345,53 @@ def test_a_variable_goes_from_one_workspace_to_another_by_the_object_store(start
         here.copy_variable("missing", second)
     with pytest.raises(RefusedError, match="no workspace 'missing'"):
         here.copy_variable("big", "missing")
+
+
+PROGRAM = """
+import sys, numpy, ray, bgpy
+from bgpy.tasks.workspace import Workspaces
+with bgpy.connect("lab") as client:
+    shared = Workspaces(client)["lab"].shared
+    try:
+        shared["x"] = 1
+    except bgpy.RefusedError as refused:
+        print(refused)
+    ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
+    shared["x"] = numpy.arange(1_000_000)
+    for _ in range(12):  # more than the store has room for
+        shared["y"] = numpy.ones(1_000_000)
+        y = shared["y"]
+    shared["word"] = ray.put("hello")
+    x = shared["x"]
+    counted = ray._private.worker.global_worker.core_worker.get_all_reference_counts()
+    print(int(x.sum()), x.flags.writeable, int(y.sum()), len(counted))
+    try:
+        shared["missing"]
+    except bgpy.RefusedError as refused:
+        print(refused)
+"""
+
+
+def test_a_program_on_the_cluster_hands_values_over_by_the_object_store(
+    start: Callable[..., Client], ray_cluster: RayCluster
+) -> None:
+    workspaces = Workspaces(start())
+    lab = workspaces.create("lab", num_cpus=0)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, ray_cluster.address], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    refused, figures, missing = done.stdout.splitlines()
+    assert "not connected to a Ray cluster" in refused
+    assert figures == "499999500000 False 1000000 0"
+    assert "no variable 'missing'" in missing
+    assert lab.run("(int(x.sum()), x.flags.writeable, word)") == (499_999_500_000, False, "hello")
+    assert lab.run("import ray; ray._private.worker.global_worker.core_worker.get_all_reference_counts()") == {}
+    with pytest.raises(RefusedError, match="hexadecimal"):
+        lab._server.ask("take_variable", "lab", variable="x", reference="none")
+    workspaces.create("here", "process")
+    with pytest.raises(RefusedError, match="'here' is not on Ray"):
+        lab._server.ask("lend_variable", "here", variable="x")
 
 
 def test_the_end_of_the_agent_ends_no_workspace_and_another_one_follows(ray_cluster: RayCluster) -> None:
