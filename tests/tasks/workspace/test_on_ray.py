@@ -28,6 +28,7 @@ from bgpy.tasks.workspace.backends import ray as ray_backend
 from bgpy.tasks.workspace.backends.ray import RayBackend
 from bgpy.tasks.workspace.face import Workspaces
 from bgpy.tasks.workspace.jobs import JobState
+from bgpy.tasks.workspace.onray.agent import seconds_left
 from bgpy.tasks.workspace.onray.cluster import Cluster
 from bgpy.tasks.workspace.workspaces import Workspaces as WorkspacesOfServer
 
@@ -410,6 +411,13 @@ def test_the_end_of_the_agent_ends_no_workspace_and_another_one_follows(ray_clus
         assert second.wait(second.push("script", "x = 2"), PATIENCE) is JobState.DONE
     finally:
         workspaces.close()
+
+
+def test_a_start_behind_a_crowd_is_waited_for_as_long_as_others_become_ready_up_to_a_limit() -> None:
+    assert seconds_left(begun=100, came=0, timeout=60, until=700, now=130) == 30
+    assert seconds_left(begun=100, came=0, timeout=60, until=700, now=161) == 0
+    assert seconds_left(begun=100, came=150, timeout=60, until=700, now=161) == 49
+    assert seconds_left(begun=100, came=690, timeout=60, until=700, now=695) == 5
 
 
 def test_an_actor_that_waits_for_a_node_ends_with_its_server_and_the_wait_is_told(
