@@ -227,7 +227,7 @@ class JobQueue(Standing):
             elif record.started is not None:
                 self._current = max(self._current, number)
                 self._finished = number
-                self._failed = record.state is not JobState.DONE
+                self._last = record.state
         self.restarts = restarts
         self.jobs.next_number = self.jobs.reserved = self._first_new = max(next_number, self.jobs.next_number)
         if changes:
@@ -418,7 +418,7 @@ class JobQueue(Standing):
             return
         if record.started is not None and record.state is not JobState.ABORTED:
             self._finished = number
-            self._failed = record.state is not JobState.DONE
+            self._last = record.state
         details: dict[str, Any] = {"state": record.state.value, "result": record.state.result, "error": record.error}
         if number in self.jobs.unsaved:
             details["unsaved"] = str(self.jobs.unsaved[number])

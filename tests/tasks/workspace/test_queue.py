@@ -176,6 +176,7 @@ def test_the_status_has_the_keys_of_the_original(how: Outcome, status: str, stat
     driver.queue.ended(1, how, 2.0)
     driver.work()
     assert status_now() == {**expected, "STATUS": status, "CUR_JOB_NUM": 1, "FIN_JOB_NUM": 1}
+    assert driver.queue.status()["last_state"] == state
     assert driver.states() == ["done", state]
 
 
