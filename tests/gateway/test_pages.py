@@ -39,6 +39,8 @@ def matches(got: Any, want: Any) -> bool:
         if "..." not in want and set(got) != set(named):
             return False
         return all(key in got and matches(got[key], value) for key, value in named.items())
+    if isinstance(want, list) and isinstance(got, list):
+        return len(got) == len(want) and all(map(matches, got, want))
     return bool(got == want)
 
 

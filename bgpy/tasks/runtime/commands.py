@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bgpy.tasks.schema import REQUIRED, Command, Field
+from bgpy.tasks.workspace.commands import WINDOW
 
 #: Seconds that a request may wait at most.
 MAX_TIMEOUT = 86_400
@@ -39,13 +40,6 @@ _PYTHON = Field(
         _FILES,
         Field("mainfile", ("string",), REQUIRED, "The name of the file that is run, one of the files."),
     ),
-)
-_WINDOW = Field(
-    "window",
-    ("array", "null"),
-    None,
-    "Which rows of a table, an array or a list: [from, to], to not included; by default as many as fit into 1 MB.",
-    items="integer",
 )
 _MODEL = Field(
     "model",
@@ -78,7 +72,7 @@ GET_PLACEHOLDER = Command(
     "Read the value of a placeholder, also while the run goes on.",
     (
         Field(
-            "placeholder", ("object",), REQUIRED, "Which one: sessionId, name; and window.", fields=(SESSION, _NAME, _WINDOW)
+            "placeholder", ("object",), REQUIRED, "Which one: sessionId, name; and window.", fields=(SESSION, _NAME, WINDOW)
         ),
     ),
     "type [placeholder]:VALUE, sessionId, name, value, value_type, shape, window, truncated; and columns, encoding.",

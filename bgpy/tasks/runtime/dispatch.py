@@ -22,6 +22,7 @@ from bgpy.errors import (
     SessionNotFoundError,
     StoreError,
 )
+from bgpy.inspection.windows import read_window
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.runtime import commands
 from bgpy.tasks.runtime.messages import FIRST, Message, Status, Story
@@ -95,21 +96,10 @@ def _run(sessions: Sessions, fields: Fields) -> Message:
 
 def _get_placeholder(sessions: Sessions, fields: Fields) -> Message:
     asked = fields["placeholder"]
-    session, window = sessions.find(asked["sessionId"]), _window(asked["window"])
+    session, window = sessions.find(asked["sessionId"]), read_window(asked["window"])
     answer = session.ask("value", {"name": asked["name"], "window": window})
     found = _found(asked["name"], answer)
     return {**_message("[placeholder]:VALUE", session), "name": asked["name"], "value_type": found.pop("type"), **found}
-
-
-def _window(window: list[float] | None) -> list[int] | None:
-    if window is None:
-        return None
-    rows = [int(row) for row in window]
-    if len(rows) != 2 or not 0 <= rows[0] <= rows[1]:
-        raise RefusedError(
-            "The field 'window' is [from, to]: two numbers, 0 or more, the second no less than the first", "window"
-        )
-    return rows
 
 
 def _get_stats(sessions: Sessions, fields: Fields) -> Message:
@@ -186,7 +176,8 @@ def _respond(client_socket: ClientSocket, envelope: dict[str, Any]) -> None:
 
 def _list_placeholders(sessions: Sessions, fields: Fields) -> Message:
     session = sessions.find(fields["sessionId"])
-    return {**_message("[placeholder]:LIST", session), **session.ask("listing", {})}
+    found = session.ask("listing", {})
+    return {**_message("[placeholder]:LIST", session), "placeholders": found["listed"], "left_out": found["left_out"]}
 
 
 def _run_status(sessions: Sessions, fields: Fields, client_socket: ClientSocket) -> None:

@@ -10,31 +10,27 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from bgpy.encoding import shape_of, type_name
 from bgpy.errors import PlaceholderNotFoundError
-from bgpy.tasks.runtime.saving import MAX_SAVED, RUN, Saved, is_name
-from bgpy.tasks.workspace.interpreter import variables_of
+from bgpy.tasks.runtime.saving import RUN, Saved, is_name
+from bgpy.tasks.workspace.inspector import MAX_LISTED, Inspector
 from bgpy.tasks.workspace.progress import SINK
 from bgpy.tasks.workspace.values import Value
 
 #: For `Call` and `ask_worker`.
 HOST = "bgpy.tasks.runtime.worker:Placeholders"
-#: Placeholders that are listed and told of: first what was saved, then variables. Others can be asked for all the same.
-MAX_LISTED = MAX_SAVED
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
-class Placeholders:
+class Placeholders(Inspector):
     """
     What a run has saved, and the variables of its main file once that has ended.
 
-    `prepare`, `announce` and `predict` are calls, each with a list of arguments; `listing`, `value` and `statistics` are
-    questions, which any thread may ask meanwhile.
+    `prepare`, `announce` and `predict` are calls, each with a list of arguments; the questions are those of every workspace.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        super().__init__(namespace)
         self._saved = Saved()
-        self._namespace: dict[str, Any] = vars(sys.modules["__main__"])
         self._folder = ""
         self._is_over = False
 
@@ -59,7 +55,7 @@ class Placeholders:
     def announce(self, arguments: Sequence[Mapping[str, Any]]) -> list[Value]:
         """Take the variables for placeholders, tell of each that was not saved, and return the names of all."""
         self._is_over = True
-        names = list(islice(self._placeholders(), MAX_LISTED))
+        names = list(islice(self.all(), MAX_LISTED))
         saved = self._saved.values()
         sink = SINK.get()
         for name in names:
@@ -84,9 +80,9 @@ class Placeholders:
             return _without_ours(error)
 
     def _model(self, name: str) -> Any:
-        found = self._find(name)
+        found = self.find(name)
         if found is None:
-            value = self._namespace.get(name)
+            value = self.namespace.get(name)
             found = [value] if callable(value) else None
         if found is None:
             raise PlaceholderNotFoundError(name)
@@ -94,42 +90,19 @@ class Placeholders:
 
     # Questions
 
-    def listing(self, argument: Mapping[str, Any]) -> dict[str, Any]:
-        """Return name, type and shape of the first `MAX_LISTED` placeholders, and how many more there are as ``left_out``."""
-        found = self._placeholders()
-        listed = [
-            {"name": name, "type": type_name(value), "shape": shape_of(value)}
-            for name, value in islice(found.items(), MAX_LISTED)
-        ]
-        return {"placeholders": listed, "left_out": len(found) - len(listed)}
-
-    def value(self, argument: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a placeholder as `windows.show` does, and ``found``."""
-        from bgpy.tasks.runtime.windows import show
-
-        found = self._find(argument["name"])
-        return {"found": False} if found is None else {"found": True, **show(found[0], argument.get("window"))}
-
-    def statistics(self, argument: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the statistics of a placeholder, see `statistics.describe`, as ``value``, and ``found``."""
-        from bgpy.tasks.runtime.statistics import describe
-
-        found = self._find(argument["name"])
-        return {"found": False} if found is None else {"found": True, "value": describe(found[0])}
-
-    def _find(self, name: str) -> list[Any] | None:
-        """Return a placeholder in a list of its own, None where there is none of that name."""
-        placeholders = self._placeholders()
-        return [placeholders[name]] if name in placeholders else None
-
-    def _placeholders(self) -> dict[str, Any]:
+    def all(self) -> dict[str, Any]:
         """Return what there is by now; what was saved goes before a variable of the same name."""
         found = self._saved.values()
         if self._is_over:
-            for name, value in variables_of(self._namespace).items():
+            for name, value in super().all().items():
                 if is_name(name):
                     found.setdefault(name, value)
         return found
+
+    def find(self, name: str) -> list[Any] | None:
+        """Return a placeholder in a list of its own, None where there is none of that name."""
+        placeholders = self.all()
+        return [placeholders[name]] if name in placeholders else None
 
 
 def _without_ours(error: BaseException) -> BaseException:

@@ -3,6 +3,7 @@ Jobs that are no script: a method of an object that another task set keeps in th
 
 A task set of models, for instance, pushes a `Call` where the workspace set pushes a script. The interpreter makes one object of
 the call's class, its host, with the first call to it; the host lives as long as the interpreter, also through ``clear``.
+A class that says ``takes_namespace = True`` is made with the dict that is the jobs' globals.
 """
 
 from __future__ import annotations

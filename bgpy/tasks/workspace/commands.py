@@ -31,6 +31,14 @@ _VARIABLES = Field(
 _LIMIT = Field(
     "limit", ("integer", "null"), None, "Bytes of JSON from which on a variable is only described; by default 1 MB.", minimum=0
 )
+_VARIABLE = Field("variable", ("string",), REQUIRED, "Its name.")
+WINDOW = Field(
+    "window",
+    ("array", "null"),
+    None,
+    "Which rows of a table, an array or a list: [from, to], to not included; by default as many as fit into 1 MB.",
+    items="integer",
+)
 
 CREATE = Command(
     "create",
@@ -187,12 +195,30 @@ GET_VARIABLE = Command(
     guide="Get variable by executed jobs",
     guide_result={"Variable name": "Variable value"},
 )  # fmt: skip
+LIST_VARIABLES = Command(
+    "list_variables",
+    "List the variables, also while a job runs.",
+    (NAME,),
+    "variables: name, type and shape of each of the first 1,000; left_out, how many more there are.",
+)
+GET_VALUE = Command(
+    "get_value",
+    "Read a variable as a person looks at it: what is small whole, of a table, an array or a long list some rows.",
+    (NAME, _VARIABLE, WINDOW),
+    "value, type, shape, window, truncated; of tables columns, index, dtypes; encoding of a value that is bytes or a picture.",
+)
+GET_STATISTICS = Command(
+    "get_statistics",
+    "Describe each column of a table or an array: counts, extremes, mean, quartiles, a histogram.",
+    (NAME, _VARIABLE),
+    "type, shape, rows, columns, left_out, sample.",
+)
 SET_VARIABLE = Command(
     "set_variable",
     "Set a variable, at once, also while a job runs.",
     (
         NAME,
-        Field("variable", ("string",), REQUIRED, "Its name."),
+        _VARIABLE,
         Field("value", (), REQUIRED, "Its value: JSON, or a Python object from a Python client."),
     ),
     "true",
@@ -202,7 +228,7 @@ COPY_VARIABLE = Command(
     "Copy a variable into another workspace; between two on Ray without passing through the server.",
     (
         NAME,
-        Field("variable", ("string",), REQUIRED, "Its name."),
+        _VARIABLE,
         Field("to", ("string",), REQUIRED, "The other workspace's name."),
         Field("new_name", ("string", "null"), None, "Its name there; by default the same."),
     ),
@@ -294,6 +320,9 @@ COMMANDS: tuple[Command, ...] = (
     GET_FINISH,
     GET_VARIABLE,
     GET_RESULT,
+    LIST_VARIABLES,
+    GET_VALUE,
+    GET_STATISTICS,
     SET_VARIABLE,
     COPY_VARIABLE,
     GET_OUTPUT,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError, WorkspaceNotFoundError
+from bgpy.inspection.windows import read_window
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.schema import checker
 from bgpy.tasks.workspace import commands
@@ -17,7 +18,7 @@ from bgpy.tasks.workspace.answering import answer_at_end, refused
 from bgpy.tasks.workspace.jobs import JobRecord
 from bgpy.tasks.workspace.means import PLACEMENT, Options
 from bgpy.tasks.workspace.values import Packed
-from bgpy.tasks.workspace.variables import copy_variable, read_variables, write_variable
+from bgpy.tasks.workspace.variables import copy_variable, list_variables, look_at, read_variables, write_variable
 from bgpy.tasks.workspace.workspace import Workspace
 from bgpy.tasks.workspace.workspaces import Workspaces
 
@@ -188,6 +189,20 @@ def _get_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: F
     return {name: values.get(name) for name in wanted}
 
 
+def _list_variables(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+    found = list_variables(workspaces[fields["name"]])
+    return {"variables": found["listed"], "left_out": found["left_out"]}
+
+
+def _get_value(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+    return look_at(workspaces[fields["name"]], "value", fields["variable"], read_window(fields["window"]))
+
+
+def _get_statistics(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+    statistics: dict[str, Any] = look_at(workspaces[fields["name"]], "statistics", fields["variable"])["value"]
+    return statistics
+
+
 def _set_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
     workspace, name, value = workspaces[fields["name"]], fields["variable"], fields["value"]
     _check_variable(name, "variable")
@@ -341,6 +356,9 @@ _HANDLERS: Mapping[str, Callable[[Workspaces, ClientSocket, Fields], Any]] = {
     "get_job": _get_job,
     "get_finish": _get_finish,
     "get_variable": _get_variable,
+    "list_variables": _list_variables,
+    "get_value": _get_value,
+    "get_statistics": _get_statistics,
     "get_result": _get_result,
     "set_variable": _set_variable,
     "copy_variable": _copy_variable,

@@ -130,7 +130,9 @@ class Interpreter:
         host = self._hosts.get(path)
         if host is None:
             module, _, name = path.partition(":")
-            host = self._hosts.setdefault(path, getattr(importlib.import_module(module), name)())
+            make = getattr(importlib.import_module(module), name)
+            made = make(self.namespace) if getattr(make, "takes_namespace", False) else make()
+            host = self._hosts.setdefault(path, made)
         return host
 
     def ask(self, host: str, method: str, argument: Any) -> Any:

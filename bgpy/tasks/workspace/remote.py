@@ -242,6 +242,40 @@ class Variables:
             raise KeyError(*missing)
         return {name: _open(value) for name, value in values.items()}
 
+    def overview(self) -> list[dict[str, Any]]:
+        """Return name, type and shape of each variable, the first 1,000 of them; nothing is pickled for that."""
+        found: list[dict[str, Any]] = self._server.ask("list_variables", self._workspace)["variables"]
+        return found
+
+    def show(self, name: str, window: tuple[int, int] | None = None) -> dict[str, Any]:
+        """
+        Return a variable as a page shows it: plain data, of what is long some rows; nothing is pickled for that.
+
+        Parameters
+        ----------
+        window
+            The rows from the first number to before the second one; None: as many as fit into 1 MB of JSON, at most 1,000.
+
+        Returns
+        -------
+        shown
+            ``value``, ``type``, ``shape``, ``window`` (which rows it has, None where it has no rows), ``truncated``; of tables
+            also ``columns``, ``index`` and ``dtypes``; ``encoding`` where the value is bytes or a picture.
+
+        Raises
+        ------
+        RefusedError
+            There is no such variable, or the worker does not answer.
+        """
+        rows = None if window is None else [int(row) for row in window]
+        shown: dict[str, Any] = self._server.ask("get_value", self._workspace, variable=name, window=rows)
+        return shown
+
+    def statistics(self, name: str) -> dict[str, Any]:
+        """Describe each column of a table or an array, as the statistics of runs (:doc:`runtime`); raises as `show`."""
+        statistics: dict[str, Any] = self._server.ask("get_statistics", self._workspace, variable=name)
+        return statistics
+
     def update(self, values: Mapping[str, Any] = {}, **more: Any) -> None:
         """Set several variables, one after another."""
         for name, value in {**values, **more}.items():

@@ -15,6 +15,8 @@ from bgpy.tasks.workspace.onray.objects import HOST
 
 T = TypeVar("T")
 
+#: What looks at variables, in the worker.
+INSPECTOR = "bgpy.tasks.workspace.inspector:Inspector"
 #: Seconds that a worker has for reading or setting variables.
 READ_TIMEOUT = 30.0
 
@@ -50,6 +52,20 @@ def ask_worker(workspace: Served, host: str, method: str, argument: Any, timeout
     return _ask(workspace, lambda backend, left: backend.ask(host, method, argument, left), timeout)
 
 
+def list_variables(workspace: Served) -> dict[str, Any]:
+    """Return what variables there are, as `Inspector.listing`; raises as `read_variables`."""
+    listing: dict[str, Any] = ask_worker(workspace, INSPECTOR, "listing", {})
+    return listing
+
+
+def look_at(workspace: Served, method: str, variable: str, window: list[int] | None = None) -> dict[str, Any]:
+    """Return what `Inspector` says of a variable; raises as `read_variables`, and RefusedError where there is none."""
+    answer: dict[str, Any] = ask_worker(workspace, INSPECTOR, method, {"name": variable, "window": window})
+    if not answer.pop("found"):
+        raise _missing(workspace, variable)
+    return answer
+
+
 def copy_variable(source: Served, variable: str, target: Served, new_name: str, timeout: float = READ_TIMEOUT) -> None:
     """
     Set a variable of one workspace to that of another; raises as `write_variable`, and RefusedError where there is none.
@@ -65,8 +81,12 @@ def copy_variable(source: Served, variable: str, target: Served, new_name: str, 
         return
     found = read_variables(source, [variable], "objects", None, timeout)
     if variable not in found:
-        raise RefusedError(f"The workspace {source.name!r} has no variable {variable!r:.100}", "variable")
+        raise _missing(source, variable)
     write_variable(target, new_name, found[variable], timeout)
+
+
+def _missing(workspace: Served, variable: str) -> RefusedError:
+    return RefusedError(f"The workspace {workspace.name!r} has no variable {variable!r:.100}", "variable")
 
 
 def _ask(workspace: Served, use: Callable[[Backend, float], T], timeout: float) -> T:

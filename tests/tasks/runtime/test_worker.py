@@ -37,7 +37,7 @@ class Host:
         self.told: list[str] = []
         monkeypatch.setattr(SINK, "of_process", Sink(lambda event, details: self.told.append(details["name"])))
         self.namespace = vars(main)
-        self.host = Placeholders()
+        self.host = Placeholders(self.namespace)
         assert self.host.prepare([{"folder": str(folder), "nested": True}]) == [None]
 
     def announce(self) -> list[str]:
@@ -46,7 +46,7 @@ class Host:
         return value.json["placeholders"]  # type: ignore[no-any-return]
 
     def names(self) -> list[str]:
-        return [each["name"] for each in self.host.listing({})["placeholders"]]
+        return [each["name"] for each in self.host.listing({})["listed"]]
 
     def predict(self, name: str, data: Any, is_data: bool = True) -> Any:
         (outcome,) = self.host.predict([{"name": name, "is_data": is_data, "data": data}])
@@ -66,12 +66,12 @@ def test_a_run_begins_in_its_folder_which_is_first_on_the_path(host: Host, tmp_p
 
 def test_what_is_saved_is_there_at_once_and_variables_when_the_main_file_has_ended(host: Host) -> None:
     host.namespace.update(number=5, text="x")
-    assert host.host.listing({}) == {"placeholders": [], "left_out": 0}
+    assert host.host.listing({}) == {"listed": [], "left_out": 0}
     assert host.host.value({"name": "number", "window": None}) == {"found": False}
     save_placeholder("early", [1, 2])
-    assert host.host.listing({})["placeholders"] == [{"name": "early", "type": "list", "shape": [2]}]
+    assert host.host.listing({})["listed"] == [{"name": "early", "type": "list", "shape": [2]}]
     assert host.announce() == ["early", "number", "text"]
-    assert host.host.listing({})["placeholders"] == [
+    assert host.host.listing({})["listed"] == [
         {"name": "early", "type": "list", "shape": [2]},
         {"name": "number", "type": "int", "shape": None},
         {"name": "text", "type": "str", "shape": [1]},
@@ -176,7 +176,7 @@ def test_the_host_can_be_imported_without_any_extra() -> None:
     module, _, name = HOST.partition(":")
     assert (worker.__name__, getattr(worker, name)) == (module, Placeholders)
     script = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module} as m, bgpy.tasks.runtime.statistics as s, json; "
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module} as m, bgpy.inspection.statistics as s, json; "
         "import bgpy.tasks.runtime.models; s.describe([1, 2.5]); s.describe([{'a': 'x'}]); assert 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
@@ -265,7 +265,7 @@ def test_placeholders_are_read_while_the_main_file_runs_and_threads_save_as_well
         "while True: pass\n"
     )
     session.recorder.wait_for(session.saved)
-    assert session.ask("listing") == {"placeholders": [{"name": "of a thread", "type": "int", "shape": None}], "left_out": 0}
+    assert session.ask("listing") == {"listed": [{"name": "of a thread", "type": "int", "shape": None}], "left_out": 0}
     assert session.ask("value", name="of a thread")["value"] == 5
     assert session.ask("value", name="thread") == {"found": False}
     assert session.backend.interrupt(number)
@@ -289,7 +289,7 @@ def test_what_a_forked_process_saves_is_not_told_and_not_kept(session: Session) 
     )
     assert outcome.error is None, outcome.error
     assert session.saved() == ["own"]
-    assert [each["name"] for each in session.ask("listing")["placeholders"]] == ["own"]
+    assert [each["name"] for each in session.ask("listing")["listed"]] == ["own"]
 
 
 def test_too_many_names_end_the_code_that_saves_them(session: Session) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from bgpy.tasks.workspace.backends import Abilities, Backend, Order, Outcome
 from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
 from bgpy.tasks.workspace.backends.thread import ThreadBackend
 from bgpy.tasks.workspace.values import Packed
+from bgpy.tasks.workspace.variables import INSPECTOR
 
 DONE = Outcome("done", None, None)
 
@@ -237,6 +239,19 @@ def test_a_host_answers_questions_while_a_job_runs(session: Session) -> None:
     session.recorder.wait_for_text(number, "in")
     assert session.backend.ask("collections:deque", "append", "first", PATIENCE) is None
     assert session.backend.ask("collections:deque", "count", "first", PATIENCE) == 1
+    assert session.backend.interrupt(number)
+    assert session.recorder.outcome(number).state == "interrupted"
+
+
+def test_a_host_that_looks_at_variables_sees_those_of_the_jobs(session: Session) -> None:
+    number = session.begin("rows = list(range(5000))\nprint('in', flush=True)\nwhile True: pass")
+    session.recorder.wait_for_text(number, "in")
+    ask = partial(session.backend.ask, INSPECTOR)
+    assert ask("listing", {}, PATIENCE) == {"listed": [{"name": "rows", "type": "list", "shape": [5000]}], "left_out": 0}
+    shown = ask("value", {"name": "rows", "window": [7, 9]}, PATIENCE)
+    assert (shown["value"], shown["window"], shown["found"]) == ([7, 8], [7, 9], True)
+    assert ask("statistics", {"name": "rows"}, PATIENCE)["value"]["columns"][0]["mean"] == 2499.5
+    assert ask("value", {"name": "none"}, PATIENCE) == {"found": False}
     assert session.backend.interrupt(number)
     assert session.recorder.outcome(number).state == "interrupted"
 

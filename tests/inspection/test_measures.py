@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpy.tasks.runtime.measures import MAX_BINS, between, bin_edges, count_between, mean_and_deviation, quartiles
+from bgpy.inspection.measures import MAX_BINS, between, bin_edges, count_between, mean_and_deviation, quartiles
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 NUMBERS = st.lists(FINITE | st.integers(-(10**6), 10**6), min_size=1, max_size=60)

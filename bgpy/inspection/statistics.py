@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from bgpy.encoding import shape_of, type_name
 from bgpy.errors import RefusedError
-from bgpy.tasks.runtime.columns import summarize
-from bgpy.tasks.runtime.windows import label
+from bgpy.inspection.columns import summarize
+from bgpy.inspection.windows import label
 
 #: Columns that are looked at.
 MAX_COLUMNS = 500

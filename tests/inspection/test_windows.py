@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgpy.errors import RefusedError
-from bgpy.tasks.runtime import windows
-from bgpy.tasks.runtime.windows import DEFAULT_ROWS, DEFAULT_SIZE, MAX_SIZE, show
+from bgpy.inspection import windows
+from bgpy.inspection.windows import DEFAULT_ROWS, DEFAULT_SIZE, MAX_SIZE, show
 
 pd: Any = pytest.importorskip("pandas")
 

@@ -75,8 +75,7 @@ def show(value: Any, window: Sequence[int] | None = None) -> dict[str, Any]:
     RefusedError
         The window is none.
     """
-    if window is not None:
-        _check(window)
+    window = read_window(window)
     shown = {"type": type_name(value), "shape": shape_of(value), "window": None}
     if isinstance(value, str):
         return {**shown, **_text(value, window)}
@@ -86,10 +85,18 @@ def show(value: Any, window: Sequence[int] | None = None) -> dict[str, Any]:
     return {**shown, **(_whole(value) if rows is None else _window(rows, window))}
 
 
-def _check(window: Sequence[int]) -> None:
-    numbers = isinstance(window, (list, tuple)) and len(window) == 2 and all(type(number) is int for number in window)
+def read_window(window: Sequence[float] | None) -> list[int] | None:
+    """Return a window as integers, None as it is; raises RefusedError for what is none. In JSON 2.0 is an integer, too."""
+    if window is None:
+        return None
+    numbers = isinstance(window, (list, tuple)) and len(window) == 2 and all(map(_is_integer, window))
     if not numbers or not 0 <= window[0] <= window[1]:
-        raise RefusedError(f"A window is two integers, 0 <= from <= to, not {to_json(window)!r}", "window")
+        raise RefusedError(f"A window is two integers, 0 <= from <= to, not {to_json(window)!r:.100}", "window")
+    return [int(number) for number in window]
+
+
+def _is_integer(number: object) -> bool:
+    return type(number) is int or (type(number) is float and number.is_integer())
 
 
 def _whole(value: Any) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from bgpy.errors import RefusedError
-from bgpy.tasks.runtime import statistics
-from bgpy.tasks.runtime.statistics import MAX_COLUMNS, describe
+from bgpy.inspection import statistics
+from bgpy.inspection.statistics import MAX_COLUMNS, describe
 
 pd: Any = pytest.importorskip("pandas")
 

@@ -18,7 +18,7 @@ from heapq import nsmallest
 from typing import Any, NamedTuple
 
 from bgpy.encoding import to_json, to_json_limited
-from bgpy.tasks.runtime.measures import bin_edges, count_between, mean_and_deviation, quartiles
+from bgpy.inspection.measures import bin_edges, count_between, mean_and_deviation, quartiles
 
 #: Most frequent values that are told, and the characters of one; a longer text is cut off, with three dots.
 MAX_FREQUENT = 10

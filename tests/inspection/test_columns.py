@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpy.tasks.runtime.columns import MAX_FREQUENT, MAX_TEXT, summarize
+from bgpy.inspection.columns import MAX_FREQUENT, MAX_TEXT, summarize
 
 pd: Any = pytest.importorskip("pandas")
 
