@@ -314,7 +314,8 @@ class JobQueue(Standing):
             event, type_name, message = self._turn.death_of(number, self.jobs[number].time_limit, reason, memory)
             self._end(number, event, now, type_name, message)
         if not self._continue:
-            ended += self._abort("Aborted", f"The worker died before it, and with it all variables: {reason}", now)
+            cause = self._turn.cause_of_death(reason) if ended else reason
+            ended += self._abort("Aborted", f"The worker died before it, and with it all variables: {cause}", now)
         if self._used or self._waiting or self._turn.numbers:
             # A worker that died unused may do so again at once, and again: it waits for who needs it.
             self.want_worker()

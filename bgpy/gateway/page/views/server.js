@@ -2,7 +2,7 @@
 
 import { chip, h, renew, span } from "../dom.js";
 import { plot } from "../plot.js";
-import { workspaceChip } from "./states.js";
+import { hasFailed, workspaceChip } from "./states.js";
 
 export const title = "Server";
 
@@ -124,9 +124,10 @@ function makeScreen(container) {
       table.hidden = !(none.hidden = overview.workspaces.length > 0);
     },
     fail(error, switchOn) {
+      tiles.Server.replaceChildren(chip(error.kind === "off" ? "off" : "no answer", "bad"), h("small", {}, "What else is here is old."));
       const on = h("button", { type: "button", class: "primary", onclick: switchOn }, "Switch it on");
       trouble.replaceChildren(h("p", { class: "grow" }, error.message), ...(error.kind === "off" ? [on] : []));
-      trouble.hidden = false;
+      trouble.hidden = error.status === 503; // that is said above all views
     },
     close: () => plots.forEach((one) => one.close()),
   };
@@ -142,7 +143,7 @@ function write(tiles, { time, server, workspaces }) {
   put(
     "Workspaces",
     String(workspaces.length),
-    `${workspaces.filter((one) => one.STATUS === "EXCEPT").length} whose last job failed`,
+    `${workspaces.filter(hasFailed).length} whose last job failed`,
   );
   put("Running", String(seen.running.at(-1)), "workspaces with a job");
   const held = workspaces.reduce((sum, one) => sum + one.held, 0);

@@ -48,38 +48,40 @@ export async function show(container, api, place) {
     }
     timer = setTimeout(look, INTERVAL);
     if (overview?.workspaces) {
-      renew(
-        list,
-        overview.workspaces.map((one) => choice(one, place)),
-      );
-      opened?.tell(overview.workspaces.find((one) => one.name === place));
+      draw(overview.workspaces);
+    } else if (overview && opened === null) {
+      const how = h("a", { href: "#server" }, "How is the server?");
+      main.replaceChildren(h("h1", {}, title), h("p", { class: "empty" }, overview.error.message, " ", how));
     }
-    return overview;
   }
 
-  const overview = await look();
-  if (overview === null) {
-    return;
-  }
-  if (overview.error) {
-    main.append(
-      h("h1", {}, title),
-      h("p", { class: "empty" }, overview.error.message, " ", h("a", { href: "#server" }, "How is the server?")),
+  function draw(workspaces) {
+    const names = workspaces.map((one) => one.name);
+    renew(
+      list,
+      workspaces.map((one) => choice(one, place)),
     );
-    return;
+    if (!place && names.length) {
+      const last = localStorage.getItem(LAST);
+      location.replace(`#workspaces/${encodeURIComponent(names.includes(last) ? last : names[0])}`);
+    } else if (opened === null && names.includes(place)) {
+      localStorage.setItem(LAST, place);
+      main.replaceChildren();
+      opened = openWorkspace(main, side, api, place, { look, reopen });
+    } else if (opened === null && !main.querySelector(".invitation")) {
+      main.replaceChildren(...invite(place, () => attempt(() => createWorkspace(api))));
+    }
+    opened?.tell(workspaces.find((one) => one.name === place));
   }
-  const names = overview.workspaces.map((one) => one.name);
-  if (!place && names.length) {
-    const last = localStorage.getItem(LAST);
-    location.replace(`#workspaces/${encodeURIComponent(names.includes(last) ? last : names[0])}`);
-  } else if (names.includes(place)) {
-    localStorage.setItem(LAST, place);
-    opened = openWorkspace(main, side, api, place, look);
-    document.addEventListener("visibilitychange", look, { signal: stopped.signal });
-    opened.tell(overview.workspaces.find((one) => one.name === place));
-  } else {
-    main.append(...invite(place, () => attempt(() => createWorkspace(api))));
+
+  function reopen() {
+    hide();
+    container.replaceChildren();
+    return show(container, api, place);
   }
+
+  document.addEventListener("visibilitychange", look, { signal: stopped.signal });
+  await look();
 }
 
 export function hide() {
@@ -107,7 +109,7 @@ function invite(place, create) {
     ? `There is no workspace named “${place}”.`
     : "A workspace is where your Python code runs, one job after another. Its variables stay, also when this page is closed.";
   const button = h("button", { type: "button", class: "primary", onclick: create }, "Create a workspace");
-  return [h("h1", {}, place || title), h("div", { class: "empty stack" }, h("p", {}, text), h("p", {}, button))];
+  return [h("h1", {}, place || title), h("div", { class: "empty stack invitation" }, h("p", {}, text), h("p", {}, button))];
 }
 
 async function createWorkspace(api) {
