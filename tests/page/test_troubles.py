@@ -11,7 +11,7 @@ from support.browsing import Served, Visit, expect, mounted, visiting
 from support.proxies import Proxy
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 #: A port where nobody listens.
 NOWHERE = 1
@@ -51,7 +51,7 @@ def test_what_is_shown_of_a_server_that_is_gone_is_said_to_be_old(behind_proxy: 
     away.wait_for()
     page.get_by_text("no answer", exact=True).wait_for()
     expect(page.get_by_text("running", exact=True)).to_have_count(0)
-    expect(page.locator("main")).to_have_class("stale")
+    expect(page.locator("#view")).to_have_class("stale")
     visit.shoot("server-gone")
     for place in ("#workspaces/left", "#runs", "#requests", "#models"):
         page.goto(visit.served.url + place)
@@ -61,7 +61,7 @@ def test_what_is_shown_of_a_server_that_is_gone_is_said_to_be_old(behind_proxy: 
     proxy.target = target
     page.get_by_role("heading", name="left").wait_for()
     expect(away).to_be_hidden()
-    expect(page.locator("main")).not_to_have_class("stale")
+    expect(page.locator("#view")).not_to_have_class("stale")
     lose(proxy)
     away.wait_for()
     proxy.target = target
@@ -134,9 +134,9 @@ def test_on_a_small_screen_the_editor_comes_before_the_variables(visit: Visit, s
 
 def test_nothing_is_said_to_be_missing_before_it_was_looked_for(visit: Visit, served: Served) -> None:
     served.ask("create_workspace", name="slow")
-    held = []
+    held: list[Route] = []
     page = visit.page
-    page.route(re.compile("/(list_variables|get_status|list_runs)$"), held.append)
+    page.route(re.compile("/(list_variables|get_status|list_runs)$"), lambda route: held.append(route))
     visit.go("#workspaces/slow")
     expect(page.get_by_text("Reading …")).to_have_count(2)
     expect(page.get_by_text(re.compile("None yet|No job yet"))).to_have_count(0)

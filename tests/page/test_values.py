@@ -23,7 +23,7 @@ rows.loc[4, 'day'] = pd.NaT
 hole = float('nan')
 answer = 42
 numbers = {'one': 1, 'more': [2, 3]}
-text = 'a,b\\n1,2\\n'
+text = ',b\\n1,2\\n'
 """
 FIGURE = "import matplotlib.pyplot as plt\nfigure = plt.figure(figsize=(2, 1))\nplt.plot([1, 2])\nplt.show()"
 
@@ -46,19 +46,16 @@ def test_variables_are_listed_with_what_they_are_paged_and_counted_up(visit: Vis
     visit.page.on("request", lambda request: request.url.endswith("get_value") and asked.append(request.post_data_json))
     page = visit.go(f"#workspaces/{lab}")
     listed = page.get_by_role("region", name="Variables")
-    expect(listed.get_by_role("button", name="rows DataFrame, 5,000 × 4")).to_be_visible()
+    expect(listed.get_by_role("button", name=re.compile("^rows DataFrame, 5,000 . 4"))).to_be_visible()
     expect(listed.get_by_role("button", name="answer 42")).to_be_visible()
     expect(listed.get_by_role("button", name="hole NaN")).to_be_visible()
     expect(listed.get_by_role("button", name='numbers {"one":1')).to_be_visible()
     listed.get_by_role("button", name="rows").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text(re.compile("Rows 1.25 of 5,000")).wait_for()
-    assert [head.split("\n") for head in dialog.locator("thead th").all_inner_texts()][1:3] == [
-        ["n", "int64"],
-        ["half", "float64"],
-    ]
+    assert dialog.locator("thead th").all_inner_texts()[1:3] == ["n\nint64", "half\nfloat64"]
     assert cells(dialog, 1) == ["1", "1", "NaN", "Trier", "2020-01-02T00:00:00"]
-    assert cells(dialog, 3)[3] == "–"
+    assert cells(dialog, 3)[3] == "\N{EN DASH}"
     assert cells(dialog, 4)[4] == "NaT"
     dialog.get_by_text("NaN stands for infinite numbers, too").wait_for()
     dialog.get_by_role("button", name="Last").click()
@@ -76,8 +73,9 @@ def test_variables_are_listed_with_what_they_are_paged_and_counted_up(visit: Vis
 def test_a_result_is_shown_as_what_it_is_and_not_as_what_its_text_looks_like(visit: Visit, lab: str) -> None:
     page = visit.go(f"#workspaces/{lab}")
     table, text, shown, figure = (page.get_by_role("article", name=f"Job {n}", exact=True) for n in (1, 2, 3, 4))
+    expect(table.locator("tbody tr")).to_have_count(5)
     assert cells(table, 1)[:4] == ["1", "1", "NaN", "Trier"]
-    expect(text.locator("pre.value")).to_have_text("a,b\n1,2\n")
+    expect(text.locator("pre.value")).to_have_text(",b\n1,2\n")
     expect(text.locator("table")).to_have_count(0)
     expect(shown.locator(".result")).to_have_text(re.compile("^No window opens here"))
     figure.get_by_role("img", name="Figure").and_(page.locator("[data-ready]")).wait_for()
