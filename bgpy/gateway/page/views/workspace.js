@@ -5,6 +5,7 @@ import { confirm } from "../dialogs.js";
 import { editor } from "../editor.js";
 import { attempt, say } from "../messages.js";
 import { Jobs } from "./jobs.js";
+import { nodeText } from "./nodes.js";
 import { workspaceChip } from "./states.js";
 import { openVariables } from "./variables.js";
 
@@ -65,8 +66,15 @@ export function openWorkspace(main, side, api, name, { look, reopen }) {
   };
 }
 
-function describeWorker({ type, pid, restarts, JOB_COUNT }) {
+function describeWorker(status) {
+  const { type, pid, restarts, JOB_COUNT, replica_of: model } = status;
   const words = [type === "thread" ? "a thread of the server" : pid ? `process ${pid}` : "a process"];
+  if (type === "ray") {
+    words.push(status.node ? `on node ${nodeText(status)}` : "on Ray");
+  }
+  if (model) {
+    words.push(`a replica of the model of ${model}`);
+  }
   if (restarts) {
     words.push(restarts === 1 ? "restarted once" : `restarted ${restarts} times`);
   }

@@ -3,6 +3,7 @@
 import { h, labelled, renew } from "../dom.js";
 import { fill } from "../dialogs.js";
 import { attempt, say } from "../messages.js";
+import { nodeText, withReplicas } from "./nodes.js";
 import { workspaceChip } from "./states.js";
 import { openWorkspace } from "./workspace.js";
 
@@ -59,7 +60,7 @@ export async function show(container, api, place) {
     const names = workspaces.map((one) => one.name);
     renew(
       list,
-      workspaces.map((one) => choice(one, place)),
+      withReplicas(workspaces).map(([one, isReplica]) => choice(one, place, isReplica)),
     );
     if (!place && names.length) {
       const last = localStorage.getItem(LAST);
@@ -89,16 +90,17 @@ export function hide() {
   leave = null;
 }
 
-function choice(status, place) {
+function choice(status, place, isReplica) {
   const name = status.name;
+  const where = nodeText(status);
   const current = name === place ? "page" : undefined;
   return h(
     "li",
-    {},
+    { class: isReplica ? "replica" : undefined },
     h(
       "a",
       { href: `#workspaces/${encodeURIComponent(name)}`, "aria-current": current },
-      h("span", {}, name),
+      h("span", {}, name, where ? h("small", {}, where) : null),
       workspaceChip(status),
     ),
   );
@@ -117,8 +119,10 @@ async function createWorkspace(api) {
   const type = h(
     "select",
     {},
+    h("option", { value: "" }, "what the server prefers"),
     h("option", { value: "process" }, "a process of its own"),
     h("option", { value: "thread" }, "a thread of the server"),
+    h("option", { value: "ray" }, "an actor on a Ray cluster"),
   );
   const memory = h("input", { type: "number", min: 64, step: 1 });
   const crash = h(
@@ -142,13 +146,13 @@ async function createWorkspace(api) {
     "div",
     { class: "stack" },
     labelled("Name", name, "Left empty, it gets a random one."),
-    labelled("Runs in", type, "A process can be killed, and takes nothing else along if it dies. A thread starts at once."),
+    labelled("Runs in", type, "A process can be killed, and takes nothing else along if it dies; so it is on Ray. A thread starts at once."),
     more,
   );
   if (!(await fill("New workspace", content, "Create"))) {
     return;
   }
-  const fields = { type: type.value, on_crash: crash.value };
+  const fields = { type: type.value || null, on_crash: crash.value };
   if (name.value.trim()) {
     fields.name = name.value.trim();
   }
