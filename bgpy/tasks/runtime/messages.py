@@ -10,9 +10,6 @@ from typing import Any, Final, NamedTuple
 
 from bgpy.tasks.workspace.jobs import JobState
 
-#: Characters of output in one message.
-MAX_TEXT = 64 << 10
-
 Message = dict[str, Any]
 Event = Mapping[str, Any]
 
@@ -106,25 +103,11 @@ class Story:
         return self._make("[state]:EXECUTION_FAILED", number, message=message, error=ending.error, status=ending.status.value)
 
     def tell(self, events: Iterable[Event]) -> Iterator[Message]:
-        """
-        Yield what events of the workspace are in the words of a run; many are nothing of a run's.
-
-        Pieces of output that follow one another are one message, as `print` writes its line in pieces; it has the number of the
-        last.
-        """
-        held: Message | None = None
+        """Yield what events of the workspace are in the words of a run; many are nothing of a run's."""
         for event in events:
             message = self._translate(event)
-            if message is None:
-                continue
-            if held is not None and held["type"] == message["type"] and _can_join(held, message):
-                held = {**message, "text": held["text"] + message["text"]}
-                continue
-            if held is not None:
-                yield held
-            held = message
-        if held is not None:
-            yield held
+            if message is not None:
+                yield message
 
     def _translate(self, event: Event) -> Message | None:
         kind, number = event["event"], event["number"]
@@ -140,7 +123,3 @@ class Story:
 
     def _make(self, kind: str, number: int, **details: Any) -> Message:
         return {"type": kind, "sessionId": self._session, "number": number, **details}
-
-
-def _can_join(held: Message, message: Message) -> bool:
-    return "text" in held and "text" in message and len(held["text"]) + len(message["text"]) <= MAX_TEXT

@@ -6,14 +6,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
+from time import monotonic
 from typing import Any
 
 #: Events that a workspace remembers.
 MAX_EVENTS = 10_000
 #: Characters of text in them: a flood of output must not keep 10,000 large pieces.
 MAX_TEXT = 8 << 20
+#: Characters of pieces of output that are handed out as one.
+MAX_JOINED = 64 << 10
+#: Seconds in which a watcher that has got output gets no more of it by itself: what is written meanwhile comes as one.
+PAUSE = 0.02
 
 
 class EventLog:
@@ -24,12 +29,15 @@ class EventLog:
     """
 
     def __init__(self, max_events: int = MAX_EVENTS, max_text: int = MAX_TEXT) -> None:
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._other = threading.Condition(lock)  # told of what is no output
         self._events: deque[tuple[dict[str, Any], int]] = deque()
         self._max_events = max_events
         self._max_text = max_text
         self._text = 0
         self._watched = 0
+        self._last_other = 0  # the number of the last event that is no output
         #: The number of the last event.
         self.last = 0
         #: Whether nothing follows.
@@ -48,12 +56,16 @@ class EventLog:
                 self._text -= oldest
             if self._watched:
                 self._changed.notify_all()
+            if event != "output":
+                self._last_other = self.last
+                self._other.notify_all()
 
     def close(self) -> None:
         """Wake all watchers for the last time."""
         with self._changed:
             self.closed = True
             self._changed.notify_all()
+            self._other.notify_all()
 
     def watch(self, since: int | None) -> Watcher:
         """
@@ -78,6 +90,11 @@ class EventLog:
             finally:
                 self._watched -= 1
 
+    def pause(self, after: int, timeout: float) -> None:
+        """Wait for an event behind number `after` that is no output, for the end, or for the end of the time."""
+        with self._changed:
+            self._other.wait_for(lambda: self._last_other > after or self.closed, timeout)
+
     def _read(self, after: int, time: float) -> tuple[list[dict[str, Any]], int]:
         if after == self.last:
             return [], after
@@ -101,18 +118,62 @@ class Watcher:
         self._log = log
         #: The number of the last event that was returned.
         self.position = position
+        self._resume = 0.0
 
     def next(self, timeout: float, time: float) -> list[dict[str, Any]]:
-        """Return the events that follow, in their order; blocks until there is one, the log is closed, or the time is up."""
+        """
+        Return the events that follow, in their order; blocks until there is one, the log is closed, or the time is up.
+
+        Output that waits is joined, see `join_output`, and some is let wait: a job that prints line by line must not cost its
+        watchers a message each, whatever lies between here and them.
+        """
+        pause = min(self._resume - monotonic(), timeout)
+        if pause > 0:
+            self._log.pause(self.position, pause)
         events, self.position = self._log.read(self.position, time)
         if not events and self._log.wait(self.position, timeout):
             events, self.position = self._log.read(self.position, time)
-        return events
+        if events and events[-1]["event"] == "output":
+            self._resume = monotonic() + PAUSE
+        return join_output(events)
 
     @property
     def ended(self) -> bool:
         """Whether the log is closed and all of it was returned."""
         return self._log.closed and self.position == self._log.last
+
+
+def join_output(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """
+    Return events, pieces of output of one job and stream that follow one another as one of at most `MAX_JOINED` characters.
+
+    It is like the last of them, number included: whoever asks for what came after it misses nothing and gets nothing twice.
+    """
+    joined: list[dict[str, Any]] = []
+    texts: list[str] = []
+    size = 0
+    for event in events:
+        text = event["text"] if event["event"] == "output" else ""
+        if texts and _is_more_of(joined[-1], event) and size + len(text) <= MAX_JOINED:
+            joined[-1] = event
+        else:
+            _close(joined, texts)
+            texts, size = [], 0
+            joined.append(event)
+        if text:
+            texts.append(text)
+            size += len(text)
+    _close(joined, texts)
+    return joined
+
+
+def _is_more_of(held: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
+    return event["event"] == "output" and (held["job"], held["stream"]) == (event["job"], event["stream"])
+
+
+def _close(joined: list[dict[str, Any]], texts: list[str]) -> None:
+    if len(texts) > 1:
+        joined[-1] = {**joined[-1], "text": "".join(texts)}  # a copy: the log is every watcher's
 
 
 def _text_size(details: Mapping[str, Any]) -> int:

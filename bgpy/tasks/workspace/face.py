@@ -33,7 +33,7 @@ class Event(NamedTuple):
         queued, started, output, progress, finished, held, resumed, worker_started, worker_failed, worker_died; gap: events were
         missed; gone: the workspace is.
     number
-        Counts the events of a workspace; `Workspace.watch(since=...)` takes it.
+        Counts the events of a workspace, with holes where output is joined; `Workspace.watch(since=...)` takes it.
     time
         Seconds since 1970.
     job

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bgpy.tasks.runtime.messages import MAX_TEXT, Ending, Status, Story, status_of
+from bgpy.tasks.runtime.messages import Ending, Status, Story, status_of
 from bgpy.tasks.workspace.jobs import JobState
 
 
@@ -43,20 +43,6 @@ def test_an_event_of_the_run_is_a_message(given: dict[str, Any], told: dict[str,
 @pytest.mark.parametrize("kind", ["queued", "started", "finished", "worker_started", "worker_failed", "worker_died", "held"])
 def test_what_the_workspace_is_about_is_no_message(kind: str) -> None:
     assert tell(event(kind, 3, name="x", text="x")) == []
-
-
-def test_pieces_of_output_that_follow_one_another_are_one_message() -> None:
-    story = tell(output(3, "a"), output(4, " "), event("started", 5), output(6, "b\n"), output(7, "!", "stderr"), output(8, "c"))
-    assert [(told["type"], told["number"], told["text"]) for told in story] == [
-        ("[output]:STDOUT", 6, "a b\n"),
-        ("[output]:STDERR", 7, "!"),
-        ("[output]:STDOUT", 8, "c"),
-    ]
-
-
-def test_joined_output_has_a_bound() -> None:
-    half = "x" * (MAX_TEXT // 2)
-    assert [len(told["text"]) for told in tell(output(3, half), output(4, half), output(5, "y"))] == [MAX_TEXT, 1]
 
 
 def test_other_messages_of_one_kind_are_not_joined() -> None:

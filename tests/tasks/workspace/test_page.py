@@ -59,7 +59,7 @@ def test_the_abilities_are_those_of_the_code() -> None:
 
 def test_the_limits_are_those_of_the_code() -> None:
     rows = table("What  ")
-    assert len(rows) == 7
+    assert len(rows) == 8
     for _, value, name in rows:
         number, _, unit = value.partition(" ")
         module, _, constant = name.strip("`").rpartition(".")
