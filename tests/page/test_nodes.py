@@ -75,9 +75,7 @@ def page(visit: Visit, served: Served) -> Page:
 
     visit.page.route(re.compile("/get_overview$"), overview)
     visit.page.route(re.compile("/describe$"), describe)
-    visit.page.route(
-        re.compile("/get_nodes$"), lambda route: route.fulfill(json={"request_result": True, "result": NODES})
-    )
+    visit.page.route(re.compile("/get_nodes$"), lambda route: route.fulfill(json={"request_result": True, "result": NODES}))
     return visit.page
 
 
@@ -115,7 +113,7 @@ def test_a_model_shows_its_replicas_and_is_one_model(page: Page, visit: Visit) -
     page.get_by_text("2 to 4, as load decides").wait_for()
     assert rows(page, "Replicas") == [
         ["digits", "ready", "3", "2", "10.0.0.1 · a1a1a1a1"],
-        ["digits.1", "loading", "–", "0", "10.0.0.2 · b2b2b2b2"],
+        ["digits.1", "loading", "\N{EN DASH}", "0", "10.0.0.2 · b2b2b2b2"],
     ]
     visit.shoot("replicas")
 

@@ -61,6 +61,7 @@ function leave() {
   turn += 1;
   shown?.view.hide();
   shown = null;
+  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close("no")); // it was about what is left now
   element("view").replaceChildren();
 }
 

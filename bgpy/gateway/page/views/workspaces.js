@@ -69,6 +69,7 @@ export async function show(container, api, place) {
       localStorage.setItem(LAST, place);
       main.replaceChildren();
       opened = openWorkspace(main, side, api, place, { look, reopen });
+      list.querySelector("[aria-current]").scrollIntoView({ block: "nearest", inline: "nearest" });
     } else if (opened === null && !main.querySelector(".invitation")) {
       main.replaceChildren(...invite(place, () => attempt(() => createWorkspace(api))));
     }
