@@ -126,7 +126,7 @@ class ScriptedBackend:
         if word == "print":
             self.listener.output(order.number, "stdout", text.encode())
         elif word == "value":
-            outcome = Outcome("done", Value(text, None), None)
+            outcome = Outcome("done", Value(text, None, "str"), None)
         elif word == "set":
             name, _, value = text.partition(" ")
             self.variables[name] = value

@@ -140,7 +140,7 @@ PUSH_JOB = Command(
         _LIMIT,
         _ENCODING,
     ),
-    "job, finish, result, time, variable; and state, value, output, error.",
+    "job, finish, result, time, variable; and state, value, value_type, output, error.",
     guide="Push job by python file or script",
     guide_result={
         "job": "Job number",
@@ -270,7 +270,7 @@ GET_RECORD = Command(
     "get_record",
     "Tell all that is known of a job.",
     (NAME, _LAST_JOB, TIMEOUT._replace(default=0, guide=""), _ENCODING),
-    "number, state, result, value, error, output, times, job.",
+    "number, state, result, value, value_type, error, output, times, job.",
 )
 RESUME = Command(
     "resume",

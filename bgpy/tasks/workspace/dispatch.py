@@ -122,7 +122,7 @@ def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Field
     def make(record: JobRecord, waited: float) -> Fields:
         return {
             **job_result(record, waited),
-            "value": _value(record, fields["encoding"]),
+            **_value(record, fields["encoding"]),
             "output": _output(record),
             "variable": {},
         }
@@ -243,7 +243,7 @@ def _get_record(workspaces: Workspaces, client_socket: ClientSocket, fields: Fie
         "number": record.number,
         "state": record.state.value,
         "result": record.state.result,
-        "value": _value(record, fields["encoding"]),
+        **_value(record, fields["encoding"]),
         "error": record.error,
         "output": _output(record),
         "times": {"pushed": record.pushed, "started": record.started, "ended": record.ended},
@@ -324,10 +324,12 @@ def _limit(fields: Fields, default: int | None) -> int | None:
     return default if fields["limit"] is None else int(fields["limit"])
 
 
-def _value(record: JobRecord, encoding: str) -> Any:
-    if record.value is None:
-        return None
-    return record.value.packed if encoding == "objects" and record.value.packed is not None else record.value.json
+def _value(record: JobRecord, encoding: str) -> dict[str, Any]:
+    value = record.value
+    if value is None:
+        return {"value": None, "value_type": None}
+    packed = encoding == "objects" and value.packed is not None
+    return {"value": value.packed if packed else value.json, "value_type": value.type}
 
 
 def _output(record: JobRecord) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections import deque
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, Literal, NoReturn
 
-from bgpy.encoding import to_json, to_json_limited
+from bgpy.encoding import to_json, to_json_limited, type_name
 from bgpy.errors import SerializationError
 from bgpy.tasks.workspace.backends import Order, Outcome
 from bgpy.tasks.workspace.values import Packed, Value
@@ -286,9 +286,10 @@ def pack(value: object) -> Packed:
 def pack_result(value: Any) -> Value:
     """Return the value of a last expression both ways, described or left out where it is too large."""
     kind = type(value)
+    name = type_name(value)
     if kind is bool or kind is float or (kind is str and len(value) <= 1000) or (kind is int and value.bit_length() <= 1000):
-        return Value(to_json(value), Packed.of(value))
-    return Value(to_json_limited(value, MAX_VALUE), _pack_small(value))
+        return Value(to_json(value), Packed.of(value), name)
+    return Value(to_json_limited(value, MAX_VALUE), _pack_small(value), name)
 
 
 def _pack_small(value: object) -> Packed | None:

@@ -171,7 +171,7 @@ class Ledger:
     def _trim(self, record: JobRecord) -> None:
         """Let a large value of a job that no store has go: whoever waited for it has it."""
         if record.value is not None and record.value.size(MAX_UNKEPT_VALUE) > MAX_UNKEPT_VALUE:
-            record.value = Value({"type": "list", "truncated": True}, None)
+            record.value = Value({"type": "list", "truncated": True}, None, record.value.type)
 
     def unsettled(self) -> bool:
         """Tell whether a job has ended and nobody may hear of it yet."""

@@ -18,7 +18,8 @@ def close_outcome(outcome: Outcome) -> dict[str, Any]:
     """Return an outcome as plain data, nothing for one that ran through without a value. Leaves `rest` out."""
     state, value, error = outcome[:3]
     if value is not None:
-        return {"state": state, "json": value.json, "packed": None if value.packed is None else close_value(value.packed)}
+        packed = None if value.packed is None else close_value(value.packed)
+        return {"state": state, "json": value.json, "packed": packed, "type": value.type}
     return {} if error is None else {"state": state, "error": error}
 
 
@@ -36,5 +37,6 @@ def take_outcome(fields: dict[str, Any]) -> Outcome:
         return _DONE
     value = None
     if "json" in fields:
-        value = Value(fields["json"], None if fields["packed"] is None else take_value(fields["packed"]))
+        packed = None if fields["packed"] is None else take_value(fields["packed"])
+        value = Value(fields["json"], packed, fields.get("type"))  # of an older worker, on Ray, without it
     return Outcome(fields["state"], value, fields.get("error"))

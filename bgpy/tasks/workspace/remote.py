@@ -93,7 +93,7 @@ class Job:
         """
         All that is known of it.
 
-        A dict with number, state, result, value, error, output, times, type, job, clear and time_limit.
+        A dict with number, state, result, value, value_type (its name), error, output, times, type, job, clear and time_limit.
 
         Raises SerializationError where the value cannot be unpickled here.
         """

@@ -32,9 +32,9 @@ from bgpy.tasks.workspace.values import Packed, Value
 #: "bgpy": by this SQLite files of other programs are known.
 APPLICATION = 0x62677079
 #: Of the tables below. Another number for each change to them.
-VERSION = 2
+VERSION = 3
 #: What makes a store of the version before one of the next.
-UPGRADES = {1: ("ALTER TABLE jobs ADD COLUMN call TEXT",)}
+UPGRADES = {1: ("ALTER TABLE jobs ADD COLUMN call TEXT",), 2: ("ALTER TABLE jobs ADD COLUMN value_type TEXT",)}
 
 SCHEMA = (
     """
@@ -67,6 +67,7 @@ SCHEMA = (
         error TEXT,
         text TEXT NOT NULL,
         call TEXT,
+        value_type TEXT,
         value TEXT,
         packed BLOB,
         stdout BLOB,
@@ -78,7 +79,7 @@ SCHEMA = (
 
 #: What `read_job` takes.
 JOB_COLUMNS = "workspace, number, identity, state, kind, clear, time_limit, pushed, started, ended, truncated, error, text, call"
-CONTENT_COLUMNS = "value, packed, stdout, stderr"
+CONTENT_COLUMNS = "value, packed, value_type, stdout, stderr"
 
 Statement = tuple[str, Sequence[Any]]
 _IDENTITY = struct.Struct("!QQ")
@@ -155,7 +156,7 @@ def _end(job: JobRecord) -> Statement:
     stdout, stderr = bytes(job.stdout), bytes(job.stderr)
     return (
         "UPDATE jobs SET state = ?, started = ?, ended = ?, truncated = ?, size = ?, error = ?, value = ?, packed = ?,"
-        " stdout = ?, stderr = ? WHERE workspace = ? AND number = ?",
+        " value_type = ?, stdout = ?, stderr = ? WHERE workspace = ? AND number = ?",
         (
             job.state.value,
             job.started,
@@ -165,6 +166,7 @@ def _end(job: JobRecord) -> Statement:
             None if job.error is None else data_out(job.error),
             value,
             packed,
+            None if job.value is None else job.value.type,
             stdout,
             stderr,
             text_out(job.workspace),
@@ -176,7 +178,7 @@ def _end(job: JobRecord) -> Statement:
 def read_job(row: Sequence[Any]) -> JobRecord:
     """Make a record of a row of `JOB_COLUMNS` and, where they were read, `CONTENT_COLUMNS`."""
     workspace, number, identity, state, kind, clear, time_limit, pushed, started, ended, truncated, error, text, call = row[:14]
-    value, packed, stdout, stderr = row[14:] or (None, None, None, None)
+    value, packed, value_type, stdout, stderr = row[14:] or (None, None, None, None, None)
     return JobRecord(
         workspace=text_in(workspace),
         number=number,
@@ -185,7 +187,7 @@ def read_job(row: Sequence[Any]) -> JobRecord:
         clear=bool(clear),
         time_limit=time_limit,
         state=JobState(state),
-        value=None if value is None else Value(data_in(value), None if packed is None else unpack(packed)),
+        value=None if value is None else Value(data_in(value), None if packed is None else unpack(packed), value_type),
         error=None if error is None else data_in(error),
         stdout=stdout or b"",
         stderr=stderr or b"",

@@ -57,10 +57,13 @@ class Value(NamedTuple):
         Plain JSON data, described where it would be too large.
     packed
         The value itself, None where it cannot be pickled or is too large to be kept.
+    type
+        The name of its type, so that a text which is a table or a picture is known for one; None where nobody has said.
     """
 
     json: Any
     packed: Packed | None
+    type: str | None = None
 
     def size(self, enough: int) -> int:
         """Return about how many bytes it has; where they are more than `enough`, no more than that is looked at."""

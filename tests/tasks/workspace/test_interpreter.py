@@ -89,6 +89,14 @@ def test_the_value_comes_both_ways_and_leaves_no_name(jobs: Jobs) -> None:
     assert set(jobs.interpreter.namespace) & {"<value>", "C"} == {"C"}
 
 
+@pytest.mark.parametrize(
+    ("script", "name"), [("7", "int"), ("'x'", "str"), ("class C: pass\nC()", "C"), ("'x' * 5_000_000", "str"), ("None", None)]
+)
+def test_a_value_comes_with_the_name_of_its_type(jobs: Jobs, script: str, name: str | None) -> None:
+    value = jobs.run(script).value
+    assert (None if value is None else value.type) == name
+
+
 def test_a_value_that_is_too_large_is_described_and_not_kept(jobs: Jobs) -> None:
     for script in ("'x' * 5_000_000", "[str(i) * 100 for i in range(6000)]", "1 << 50_000_000"):
         outcome = jobs.run(script)

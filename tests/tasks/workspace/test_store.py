@@ -129,7 +129,7 @@ def test_all_is_there_again_after_a_restart(path: Path) -> None:
     ended = job(
         1,
         state=JobState.FAILED,
-        value=Value([1, None], Packed(b"closed", (b"buffer",))),
+        value=Value([1, None], Packed(b"closed", (b"buffer",)), "list"),
         error={"type": "ValueError", "message": "no", "traceback": "..."},
         stdout=b"out\xff",
         stderr=b"err",
@@ -351,14 +351,14 @@ def other_program(path: Path) -> None:
 def newer_version(path: Path) -> None:
     SqliteStore(path).close()
     with contextlib.closing(sqlite3.connect(path)) as other:
-        other.execute("PRAGMA user_version = 3")
+        other.execute("PRAGMA user_version = 4")
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (other_program, "It belongs to another program. Give another path"),
-        (newer_version, "It has version 3, this bgpy knows 2. Use the bgpy that wrote it, or give another path"),
+        (newer_version, "It has version 4, this bgpy knows 3. Use the bgpy that wrote it, or give another path"),
         (lambda path: path.write_bytes(b"no database" * 100), "It belongs to another program: give another path"),
         (lambda path: path.mkdir(), "Give the path of a file"),
         (lambda path: path.parent.rmdir(), "No such file or directory. Make its folder first"),
@@ -442,18 +442,22 @@ def test_kill_loses_nothing_that_was_acknowledged_and_keeps_nothing_twice(path: 
             assert store.find((b"client", 0, acknowledged[-1])) == ("w", acknowledged[-1])
 
 
-def test_store_of_the_version_before_is_taken_over(path: Path) -> None:
+@pytest.mark.parametrize(("version", "added"), [(1, ["call", "value_type"]), (2, ["value_type"])])
+def test_a_store_of_an_earlier_version_is_taken_over(path: Path, version: int, added: list[str]) -> None:
     with contextlib.closing(SqliteStore(path)) as store:
         commit(store, WorkspaceCreated("w", {}))
         commit(store, JobPushed(job(0)))
     with contextlib.closing(sqlite3.connect(path)) as other:
-        other.execute("ALTER TABLE jobs DROP COLUMN call")
-        other.execute("PRAGMA user_version = 1")
+        for column in added:
+            other.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+        other.execute(f"PRAGMA user_version = {version}")
         other.commit()
     call = Call("m:C", "deploy", {"path": "p"})
     with contextlib.closing(SqliteStore(path)) as store:
         commit(store, JobPushed(job(1, call=call)))
-        assert [record.call for record in store.load()[0].jobs] == [None, call]
+        ended = job(0, state=JobState.DONE, value=Value("a,b", None, "DataFrame"), ended=1.0)
+        commit(store, JobEnded(ended))
+        assert [(record.call, record.value) for record in store.load()[0].jobs] == [(None, ended.value), (call, None)]
 
 
 def test_reserved_numbers_are_not_given_again(store: SqliteStore) -> None:
