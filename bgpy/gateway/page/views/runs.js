@@ -68,7 +68,7 @@ export function hide() {
 
 function choice({ sessionId, mainfile, status, started, placeholders: count }, place) {
   const current = sessionId === place ? "page" : undefined;
-  const name = h("span", {}, mainfile, h("small", {}, [moment(started), countText(count)].filter(Boolean).join(" · ")));
+  const name = h("span", {}, mainfile, h("small", {}, moment(started)), count ? h("small", {}, countText(count)) : null);
   return h(
     "li",
     {},
@@ -77,5 +77,5 @@ function choice({ sessionId, mainfile, status, started, placeholders: count }, p
 }
 
 function countText(count) {
-  return count ? `${count.toLocaleString("en")} ${count === 1 ? "value" : "values"}` : "";
+  return `${count.toLocaleString("en")} ${count === 1 ? "value" : "values"}`;
 }
