@@ -59,6 +59,19 @@ def test_the_axis_of_time_shows_a_minute_at_least_and_no_more_than_there_is(visi
     assert abs(last - time.time()) < 3600
 
 
+def test_the_words_at_an_axis_have_room_whatever_they_are(visit: Visit) -> None:
+    page = visit.go("#server")
+    room = """async words => {
+        const { plot } = await import('./plot.js');
+        const box = document.querySelector('main').appendChild(document.createElement('div'));
+        plot(box, [{ label: 'One' }], { format: y => `${y} ${words}` }).update([1, 2], [0, 1]);
+        await new Promise(requestAnimationFrame);
+        return box.querySelector('.u-over').offsetLeft;
+    }"""
+    assert page.evaluate(room, "s") < 70
+    assert page.evaluate(room, "minutes and seconds") > 110
+
+
 def test_a_long_name_pushes_nothing_out_of_sight(visit: Visit, served: Served) -> None:
     name = "a_name_without_any_blank_in_it_" * 6
     served.ask("create_workspace", name=name)

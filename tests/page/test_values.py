@@ -70,6 +70,22 @@ def test_variables_are_listed_with_what_they_are_paged_and_counted_up(visit: Vis
     page.keyboard.press("Escape")
 
 
+def test_what_cannot_be_read_any_more_is_said_in_the_dialog(
+    visit: Visit, lab: str, served: Served
+) -> None:
+    served.ask("push_job", name=lab, type="script", job="passing = list(range(5000))", timeout=20)
+    page = visit.go(f"#workspaces/{lab}")
+    page.get_by_role("button", name="passing").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text(re.compile("Rows 1.25 of 5,000")).wait_for()
+    served.ask("push_job", name=lab, type="script", job="del passing", timeout=20)
+    dialog.get_by_role("button", name="Last").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("passing")
+    page.evaluate("() => { location.hash = '#server'; }")
+    page.get_by_role("heading", name="Server").wait_for()
+    expect(dialog).to_have_count(0)
+
+
 def test_a_result_is_shown_as_what_it_is_and_not_as_what_its_text_looks_like(visit: Visit, lab: str) -> None:
     page = visit.go(f"#workspaces/{lab}")
     table, text, shown, figure = (page.get_by_role("article", name=f"Job {n}", exact=True) for n in (1, 2, 3, 4))

@@ -50,6 +50,7 @@ export function openWorkspace(main, side, api, name, { look, reopen }) {
         type = status.type;
         state.replaceChildren(workspaceChip(status));
         about.textContent = describeWorker(status);
+        code.letKill(status.abilities?.kill !== false);
       } else {
         lost.hidden = false;
         state.replaceChildren(chip("gone", "bad"));
@@ -90,9 +91,9 @@ function showCode(main, ask, name) {
   const limit = h("input", { type: "number", min: 0.1, step: "any", class: "short" });
   const interrupt = async () => (await ask("interrupt")) || say("Nothing ran.");
   const stops = [
-    h("button", { type: "button", disabled: true, onclick: () => attempt(interrupt) }, "Interrupt"),
-    h("button", { type: "button", disabled: true, onclick: () => attempt(() => kill(ask, name)) }, "Kill"),
-  ];
+    [interrupt, "Interrupt"],
+    [() => kill(ask, name), "Kill"],
+  ].map(([action, text]) => h("button", { type: "button", disabled: true, onclick: () => attempt(action) }, text));
   const buttons = h(
     "fieldset",
     { class: "row" },
@@ -133,6 +134,7 @@ function showCode(main, ask, name) {
       code.focus();
     },
     stop: () => (buttons.disabled = true),
+    letKill: (can) => (stops[1].hidden = !can),
     running: (is) => stops.forEach((button) => (button.disabled = !is)),
     close: code.close,
   };
