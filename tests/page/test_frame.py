@@ -62,7 +62,8 @@ def test_the_navigation_says_where_one_is_and_the_focus_goes_along(visit: Visit)
 
 
 def test_a_connection_that_opens_ends_the_word_that_there_is_none(visit: Visit) -> None:
-    page = visit.go("#runs")  # which asks nothing but over its WebSocket
+    page = visit.go("#requests")  # which asks nothing but over its WebSockets, once it has looked
+    page.get_by_text("Nothing runs.").wait_for()
     page.evaluate(
         """async () => {
             const [api, fetched] = [await import('./api.js'), window.fetch];

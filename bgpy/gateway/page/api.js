@@ -128,6 +128,10 @@ export class Line {
     url.protocol = url.protocol.replace("http", "ws");
     const socket = (this.socket = new WebSocket(url));
     socket.addEventListener("open", () => {
+      if (this.closed) {
+        socket.close();
+        return;
+      }
       this.ailing = false;
       trouble(this, false);
       trouble("requests", false); // the gateway is there, and a view may ask nothing else of it for long
@@ -176,7 +180,9 @@ export class Line {
     this.closed = true;
     clearTimeout(this.timer);
     window.removeEventListener("online", this.again);
-    this.socket.close();
+    if (this.socket.readyState !== WebSocket.CONNECTING) {
+      this.socket.close(); // else when it is open: a browser complains of one that is closed before
+    }
     trouble(this, false);
   }
 }

@@ -122,6 +122,9 @@ export class Job {
 
 function summary({ type, job }) {
   const lines = job.trim().split("\n");
+  if (!lines[0]) {
+    return type.replaceAll("_", " ");
+  }
   return type === "clear" ? "clear variables" : lines.length > 1 ? `${lines[0]} …` : lines[0];
 }
 
