@@ -121,11 +121,9 @@ export class Job {
 }
 
 function summary({ type, job }) {
-  const lines = job.trim().split("\n");
-  if (!lines[0]) {
-    return type.replaceAll("_", " ");
-  }
-  return type === "clear" ? "clear variables" : lines.length > 1 ? `${lines[0]} …` : lines[0];
+  const what = type === "clear" ? "clear variables" : type.replaceAll("_", " ");
+  const lines = (job.trim() || what).split("\n");
+  return lines.length > 1 ? `${lines[0]} …` : lines[0];
 }
 
 function outcome({ value, value_type: type, error, state, job }) {
