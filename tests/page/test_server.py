@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import socket
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Mount
-from support.browsing import TOKEN, Served, Visit, expect, visiting
-
-from bgpy.gateway import create_app
+from support.browsing import TOKEN, Served, Visit, expect, mounted, visiting
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -68,6 +59,19 @@ def test_the_axis_of_time_shows_a_minute_at_least_and_no_more_than_there_is(visi
     assert abs(last - time.time()) < 3600
 
 
+def test_the_words_at_an_axis_have_room_whatever_they_are(visit: Visit) -> None:
+    page = visit.go("#server")
+    room = """async words => {
+        const { plot } = await import('./plot.js');
+        const box = document.querySelector('main').appendChild(document.createElement('div'));
+        plot(box, [{ label: 'One' }], { format: y => `${y} ${words}` }).update([1, 2], [0, 1]);
+        await new Promise(requestAnimationFrame);
+        return box.querySelector('.u-over').offsetLeft;
+    }"""
+    assert page.evaluate(room, "s") < 70
+    assert page.evaluate(room, "minutes and seconds") > 110
+
+
 def test_a_long_name_pushes_nothing_out_of_sight(visit: Visit, served: Served) -> None:
     name = "a_name_without_any_blank_in_it_" * 6
     served.ask("create_workspace", name=name)
@@ -104,29 +108,6 @@ def test_a_service_that_is_off_is_switched_on_again(visit: Visit, served: Served
     page.get_by_text("The service is switched off.").wait_for()
     page.get_by_role("button", name="Switch it on").click()
     page.get_by_text("There is no workspace yet.").wait_for()
-
-
-@contextlib.contextmanager
-def mounted(served: Served, **options: Any) -> Iterator[str]:
-    """Run an app that has a gateway of its own below a path; yield the address of that."""
-    gateway = create_app(port=served.port, token=TOKEN, **options)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
-        await gateway.close()
-
-    app = Starlette(routes=[Mount("/in/the lab", gateway)], lifespan=lifespan)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", loop="asyncio", timeout_graceful_shutdown=3))
-        thread = threading.Thread(target=server.run, args=([listening],), name="mounted")
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{port}/in/the%20lab/"  # who comes before it is ready waits
-        finally:
-            server.should_exit = True
-            thread.join(20)
 
 
 def test_it_works_below_a_path_and_in_the_dark(browser: Browser, served: Served) -> None:

@@ -8,14 +8,20 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+from bgpy.gateway import create_app
 from support.commands import ROOT, command, environment
 
 try:
@@ -26,7 +32,7 @@ except ImportError:
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-__all__ = ["NO_CHROMIUM", "TOKEN", "Served", "Visit", "expect", "running_browser", "serving", "visiting"]
+__all__ = ["NO_CHROMIUM", "TOKEN", "Served", "Visit", "expect", "mounted", "running_browser", "serving", "visiting"]
 
 TOKEN = "a token of more than 22 characters"
 #: The words of the lines that a machine without the browser has among its tests; .ci/run looks for them.
@@ -117,6 +123,29 @@ def serving(home: Path, *args: str) -> Iterator[Served]:
                 process.wait(20)
             finally:
                 process.kill()
+
+
+@contextlib.contextmanager
+def mounted(served: Served, **options: Any) -> Iterator[str]:
+    """Run an app that has a gateway of its own below a path; yield the address of that."""
+    gateway = create_app(port=served.port, token=TOKEN, **options)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await gateway.close()
+
+    app = Starlette(routes=[Mount("/in/the lab", gateway)], lifespan=lifespan)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", loop="asyncio", timeout_graceful_shutdown=3))
+        thread = threading.Thread(target=server.run, args=([listening],), name="mounted")
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{port}/in/the%20lab/"  # who comes before it is ready waits
+        finally:
+            server.should_exit = True
+            thread.join(20)
 
 
 class Visit:

@@ -10,6 +10,7 @@
  *     conversation.ask({ action: ... })     sends with an `id` of its own; returns the answer that bears it, raises Failure
  *     hear(message)                         gets every message that no `ask` waited for
  *     opened()                              after each connection, also each re-connection: the place to subscribe again
+ *   api.isAway(envelope)                    of a Line's own: whether the server behind the gateway is gone
  *   line.close(), conversation.close()      for good; a view closes in `hide` what it has opened in `show`
  *
  * All of them find back by themselves after a lost connection: `watch` goes on behind the last event it has heard. A Failure has
@@ -28,7 +29,10 @@ export class Failure extends Error {
   }
 }
 
-/** Tells: "logged-out", and "connection" with `detail` true or false. */
+/**
+ * Tells: "logged-out"; "connection" with `detail` whether the gateway can be reached; "server" with `detail` null where the server
+ * behind it answers, and else why it does not.
+ */
 export const news = new EventTarget();
 
 //: Milliseconds before a lost connection is tried again, by how often that has failed.
@@ -45,6 +49,16 @@ function trouble(what, is) {
   }
   if (before !== troubled.size > 0) {
     news.dispatchEvent(new CustomEvent("connection", { detail: troubled.size === 0 }));
+  }
+}
+
+let away = null;
+
+/** Tell whether the server answers: `reason` says why it does not. */
+function noteServer(reason) {
+  if (reason !== away) {
+    away = reason;
+    news.dispatchEvent(new CustomEvent("server", { detail: reason }));
   }
 }
 
@@ -68,7 +82,13 @@ export async function ask(path, fields = {}) {
     body: JSON.stringify(fields),
   });
   if (envelope.request_result === true) {
+    noteServer(null);
     return envelope.result;
+  }
+  if (status === 503) {
+    noteServer(String(envelope.result));
+  } else if (status === 200) {
+    noteServer(null);
   }
   if (status === 401 && path !== "login") {
     news.dispatchEvent(new Event("logged-out"));
@@ -108,12 +128,21 @@ export class Line {
     url.protocol = url.protocol.replace("http", "ws");
     const socket = (this.socket = new WebSocket(url));
     socket.addEventListener("open", () => {
+      if (this.closed) {
+        socket.close();
+        return;
+      }
+      this.ailing = false;
       trouble(this, false);
       trouble("requests", false); // the gateway is there, and a view may ask nothing else of it for long
       this.handlers.opened();
     });
     socket.addEventListener("message", ({ data }) => {
-      if (!this.closed && this.handlers.hear(JSON.parse(data)) !== false) {
+      if (this.closed) {
+        return;
+      }
+      this.ailing = this.handlers.hear(JSON.parse(data)) === false;
+      if (!this.ailing) {
         this.failed = 0;
       }
     });
@@ -124,7 +153,7 @@ export class Line {
     if (this.closed) {
       return;
     }
-    trouble(this, true);
+    trouble(this, !this.ailing); // the gateway is there: it is the server that is not
     this.handlers.lost();
     if (this.failed === 1) {
       // A WebSocket does not say why it was refused.
@@ -151,9 +180,22 @@ export class Line {
     this.closed = true;
     clearTimeout(this.timer);
     window.removeEventListener("online", this.again);
-    this.socket.close();
+    if (this.socket.readyState !== WebSocket.CONNECTING) {
+      this.socket.close(); // else when it is open: a browser complains of one that is closed before
+    }
     trouble(this, false);
   }
+}
+
+/**
+ * Tell whether a stream has ended because the server behind the gateway is gone, and note that: such a line breaks, and is opened
+ * again. What is refused is refused for good.
+ */
+export function isAway(envelope) {
+  if ("executed" in envelope) {
+    noteServer(String(envelope.result));
+  }
+  return "executed" in envelope;
 }
 
 /** Hear what happens in a workspace from after event number `since` on. */
@@ -162,13 +204,13 @@ export function watch(name, since, hear) {
     opened: () => line.send({ name, since }),
     hear: (envelope) => {
       if (envelope.request_result !== true) {
-        // Only the connection to the server behind the gateway is gone: the line breaks, and is opened again.
-        if (!("executed" in envelope)) {
+        if (!isAway(envelope)) {
           line.close();
           hear({ event: "refused", message: String(envelope.result) });
         }
         return false;
       }
+      noteServer(null);
       const event = envelope.result;
       if (event.event === "gone") {
         line.close();

@@ -21,7 +21,8 @@
  *   values.js     valueView(value, about), tableView({ columns, count, fetch }), pictureView(base64), errorView(error),
  *                 brief(value), describe(type, shape)
  *   output.js     makeOutput(), showProgress(container, bars, event): what runs, while it does
- *   messages.js   say(text), complain(text), attempt(action): words to the person, in a region of role status
+ *   terminal.js   new Terminal(): what \r, \b and colours in a text come to
+ *   messages.js   say(text), complain(text), attempt(action): words to the person, in regions of role status and alert
  *   dialogs.js    confirm(title, text, action), fill(title, content, action), display(title, content)
  *
  * The classes of the style sheet are listed at its top. The policy of the page (Content-Security-Policy: default-src 'self')
@@ -30,8 +31,8 @@
  */
 
 import * as api from "./api.js";
-import { h } from "./dom.js";
-import { attempt, complain } from "./messages.js";
+import { h, moment } from "./dom.js";
+import { attempt, complain, forgetTroubles } from "./messages.js";
 
 const VIEWS = {
   server: ["Server", () => import("./views/server.js")],
@@ -60,6 +61,7 @@ function leave() {
   turn += 1;
   shown?.view.hide();
   shown = null;
+  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close("no")); // it was about what is left now
   element("view").replaceChildren();
 }
 
@@ -68,6 +70,9 @@ async function go() {
   const moved = shown !== null && shown.name !== name;
   leave();
   const mine = turn;
+  if (moved) {
+    forgetTroubles();
+  }
   for (const link of element("navigation").children) {
     if (link.dataset.view === name) {
       link.setAttribute("aria-current", "page");
@@ -143,6 +148,11 @@ async function logIn(event) {
   }
 }
 
+/** Grey out what is old, for as long as nothing newer comes. */
+function age() {
+  element("view").classList.toggle("stale", element("connection").textContent !== "" || !element("away").hidden);
+}
+
 for (const [name, [title]] of Object.entries(VIEWS)) {
   element("navigation").append(h("a", { href: `#${name}`, "data-view": name }, title));
 }
@@ -157,5 +167,15 @@ window.addEventListener("hashchange", () => element("door").hidden && attempt(go
 api.news.addEventListener("logged-out", () => welcome("Log in again: the cookie has ended."));
 api.news.addEventListener("connection", ({ detail }) => {
   element("connection").textContent = detail ? "" : "No connection. Trying again …";
+  age();
+});
+api.news.addEventListener("server", ({ detail }) => {
+  const away = element("away");
+  if (away.hidden) {
+    away.dataset.since = moment(Date.now() / 1000);
+  }
+  away.textContent = detail === null ? "" : `The server does not answer, since ${away.dataset.since}: ${detail}`;
+  away.hidden = detail === null;
+  age();
 });
 attempt(enter);

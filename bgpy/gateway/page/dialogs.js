@@ -5,7 +5,8 @@ import { h } from "./dom.js";
 function open(title, content, buttons, options = {}) {
   return new Promise((resolve) => {
     const heading = h("h2", { id: "dialog-title" }, title);
-    const form = h("form", { method: "dialog" }, heading, content, h("div", { class: "buttons" }, buttons));
+    const troubles = h("div", { class: "messages", role: "alert" });
+    const form = h("form", { method: "dialog" }, heading, content, troubles, h("div", { class: "buttons" }, buttons));
     const dialog = h("dialog", { "aria-labelledby": "dialog-title", class: options.wide ? "wide" : "" }, form);
     dialog.addEventListener("close", () => {
       dialog.remove();

@@ -22,7 +22,7 @@ const theme = cm.EditorView.theme({
     borderRadius: "6px",
   },
   ".cm-tooltip-autocomplete ul li[aria-selected]": { backgroundColor: "var(--accent-fill)", color: "var(--on-accent)" },
-  ".cm-placeholder": { color: "var(--muted)" },
+  ".cm-placeholder": { color: "var(--muted)", fontFamily: "system-ui, sans-serif", fontStyle: "italic" },
 });
 
 const t = cm.tags;
@@ -35,6 +35,9 @@ const colours = cm.HighlightStyle.define([
   { tag: [t.meta, t.self], color: "var(--code-keyword)" },
   { tag: t.invalid, color: "var(--bad)" },
 ]);
+
+//: Closes the list of words that could complete what is typed.
+const closing = cm.completionKeymap.find(({ key }) => key === "Escape").run;
 
 // What is typed over a selection: by itself a browser would give the new text the old one's looks, as an inline style, which the
 // policy of the page forbids.
@@ -65,7 +68,10 @@ export function editor(container, { label, text = "", language = "python", run =
   const root = host.attachShadow({ mode: "open" });
   const place = root.appendChild(document.createElement("div"));
   place.style.height = "100%";
-  const go = () => (run === null ? false : (run(), true));
+  const go = (view) => {
+    closing(view);
+    return run === null ? false : (run(), true);
+  };
   const view = new cm.EditorView({
     root,
     parent: place,

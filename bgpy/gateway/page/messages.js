@@ -1,4 +1,4 @@
-// Short words to the person, in the page's region of role status.
+// Short words to the person. Good news float above the page for a while; bad news stand above it, where they cover nothing.
 
 import { h } from "./dom.js";
 
@@ -9,13 +9,18 @@ const MOST = 4;
 
 /** Say something that went well, for some seconds. */
 export function say(text) {
-  const message = put(text, "good");
+  const message = put(document.getElementById("news"), text, "good");
   setTimeout(() => message.remove(), STAY);
 }
 
-/** Say what went wrong, until it is sent away. */
+/** Say what went wrong, until it is sent away: in the dialog that is open, which is all that can be used then. */
 export function complain(text) {
-  put(text, "bad");
+  put(document.querySelector("dialog[open] .messages") ?? document.getElementById("troubles"), text, "bad");
+}
+
+/** Send away what went wrong elsewhere: a person has gone to another view. */
+export function forgetTroubles() {
+  document.getElementById("troubles").replaceChildren();
 }
 
 /** Run an action, such as a button's; what it fails with is told. Returns its result, undefined where it failed. */
@@ -30,8 +35,7 @@ export async function attempt(action) {
   }
 }
 
-function put(text, kind) {
-  const region = document.getElementById("messages");
+function put(region, text, kind) {
   for (const message of region.querySelectorAll(".message")) {
     if (message.dataset.text === text) {
       message.remove();

@@ -1,60 +1,62 @@
 // What runs, while it does: its output and its progress.
 
 import { h } from "./dom.js";
+import { Terminal } from "./terminal.js";
 
-//: Characters of output that are shown: the last ones.
-const SHOWN = 50_000;
 //: Milliseconds from a piece of output to when it is shown, with all that has come by then.
 const PAUSE = 80;
 //: Pixels from the end of what is scrolled within which it stays at its end.
 const AT_END = 40;
 
 /**
- * Return what shows output: `element`, `add(stream, text)` for stdout or stderr, `replace({ stdout, stderr })`, and `settle()`,
- * after which it is no longer read aloud as it comes. However much comes, only its last part is kept, and it is drawn a few
- * times a second.
+ * Return what shows output: `element`, `add(stream, text)` for stdout or stderr, `replace({ stdout, stderr, truncated })`, and
+ * `settle()`, after which it is no longer read aloud as it comes. It is shown as a terminal does, `terminal.js`: however much
+ * comes, only its last lines are kept, and they are drawn a few times a second.
  */
 export function makeOutput() {
   const text = h("pre", { class: "output", role: "log", "aria-label": "Output", tabIndex: 0 });
-  const cut = h("p", { class: "hint", hidden: true }, "Only the last part of the output is shown.");
+  const cut = h("p", { class: "hint", hidden: true });
   const element = h("div", { class: "stack", hidden: true }, cut, text);
-  let pieces = [];
-  let waiting = 0;
-  let shown = 0;
+  let terminal = new Terminal();
+  let truncated = false;
+  //: Number of the first line that is drawn.
+  let first = 0;
   let timer = null;
 
   function add(stream, piece) {
-    const last = pieces.at(-1);
-    if (last?.[0] === stream && last[1].length < SHOWN) {
-      last[1] += piece;
-    } else {
-      pieces.push([stream, piece]);
+    if (piece) {
+      terminal.write(stream, piece);
+      element.hidden = false;
+      timer ??= setTimeout(draw, PAUSE);
     }
-    waiting += piece.length;
-    while (pieces.length > 1 && waiting - pieces[0][1].length > SHOWN) {
-      waiting -= pieces.shift()[1].length;
-      cut.hidden = false;
-    }
-    timer ??= setTimeout(draw, PAUSE);
   }
 
   function draw() {
     timer = null;
     const follows = text.scrollHeight - text.scrollTop - text.clientHeight < AT_END;
-    for (const [stream, piece] of pieces) {
-      const part = piece.slice(-SHOWN);
-      cut.hidden &&= part.length === piece.length;
-      text.append(h("span", { class: stream }, part));
-      shown += part.length;
-    }
-    pieces = [];
-    waiting = 0;
-    while (text.children.length > 1 && shown - text.firstElementChild.textContent.length > SHOWN) {
-      shown -= text.firstElementChild.textContent.length;
+    const { lines, left } = terminal;
+    while (first < left && text.firstElementChild) {
       text.firstElementChild.remove();
-      cut.hidden = false;
+      first += 1;
     }
-    element.hidden = shown === 0;
+    first = left;
+    const from = Math.max(0, terminal.changed - left);
+    lines.slice(from).forEach((line, index) => {
+      const drawn = h("span", {}, line.runs.map((run) => h("span", { class: run.style }, run.text)), line.ended ? "\n" : null);
+      const old = text.children[from + index];
+      if (old) {
+        old.replaceWith(drawn);
+      } else {
+        text.append(drawn);
+      }
+    });
+    terminal.changed = Infinity;
+    const words = [
+      left ? `The ${left.toLocaleString("en")} lines before these are left out.` : "",
+      truncated ? "Of so much output only the end is kept." : "",
+    ];
+    cut.textContent = words.filter(Boolean).join(" ");
+    cut.hidden = !cut.textContent;
     if (follows) {
       text.scrollTop = text.scrollHeight;
     }
@@ -63,13 +65,14 @@ export function makeOutput() {
   return {
     element,
     add,
-    replace({ stdout, stderr }) {
+    replace(output) {
       text.replaceChildren();
-      cut.hidden = true;
-      pieces = [];
-      waiting = shown = 0;
-      add("stdout", stdout);
-      add("stderr", stderr);
+      terminal = new Terminal();
+      first = 0;
+      truncated = output.truncated === true;
+      element.hidden = true;
+      add("stdout", output.stdout);
+      add("stderr", output.stderr);
     },
     settle() {
       timer ??= setTimeout(draw, PAUSE);

@@ -42,7 +42,7 @@ export function plot(container, series, { label, height = 180, format = plain, l
       },
       axes: [
         { ...axis, grid: { show: false }, values: TIMES },
-        { ...axis, size: 64, values: values(format), ...(log ? { splits: decades } : {}) },
+        { ...axis, size: roomFor, values: values(format), ...(log ? { splits: decades } : {}) },
       ],
       series: [
         { label: "Time" },
@@ -88,6 +88,13 @@ const TIMES = [
 export function shownTime({ data: [times] }) {
   const last = times.length ? times[times.length - 1] : Date.now() / 1000;
   return [Math.min(times[0] ?? last, last - SHORTEST), last];
+}
+
+/** Pixels for the longest of the words at an axis. */
+function roomFor(chart, words) {
+  chart.ctx.font = `${12 * devicePixelRatio}px system-ui`;
+  const widths = (words ?? []).map((word) => chart.ctx.measureText(word).width / devicePixelRatio);
+  return Math.ceil(Math.max(40, ...widths) + 16);
 }
 
 function decades(chart, axis, low, high) {

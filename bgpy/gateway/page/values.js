@@ -9,7 +9,7 @@ const COLUMNS = 60;
 //: Characters of a text that are shown before all of it is asked for.
 const TEXT = 20_000;
 const DEPTH = 6;
-const NUMBER = /^-?\d+(\.\d+)?(e[+-]?\d+)?$/i;
+const NUMBER = /^(-?\d+(\.\d+)?(e[+-]?\d+)?|NaN|-?inf)$/i;
 //: What a PNG begins with, in base64: a figure comes as plain text.
 const PNG = "iVBORw0KGgo";
 
@@ -26,7 +26,7 @@ export function valueView(value, about = {}, depth = 0) {
     return h(
       "code",
       { class: "value" },
-      value === null ? "None" : value === true ? "True" : value === false ? "False" : String(value),
+      brief(value, about.type),
     );
   }
   if (value.truncated === true && "type" in value && "shape" in value) {
@@ -47,15 +47,23 @@ export function valueView(value, about = {}, depth = 0) {
   return Array.isArray(value) ? arrayView(value) : objectView(entries, depth);
 }
 
-/** Return one short line for a value, for lists of them. */
-export function brief(value) {
+/** Return what stands for null in values of a type: JSON has no NaN, and none of its kind. */
+export function missing(type) {
+  if (/^(float|complex|double|half|bfloat)/.test(type)) {
+    return "NaN";
+  }
+  return /^(datetime|timedelta|Timestamp|Timedelta|NaTType)/.test(type) ? "NaT" : /^(U?Int|Float|boolean|string|NAType)/.test(type) ? "NA" : null;
+}
+
+/** Return one short line for a value, for lists of them; `type` is the name of its type, where that is known. */
+export function brief(value, type) {
   if (value !== null && typeof value === "object" && value.truncated === true && "type" in value) {
     return describe(value.type, value.shape);
   }
   if (typeof value === "string") {
     return value.startsWith(PNG) ? "picture" : shorten(JSON.stringify(value), 60);
   }
-  return value === null ? "None" : value === true ? "True" : value === false ? "False" : shorten(JSON.stringify(value), 60);
+  return value === null ? (missing(type) ?? "None") : value === true ? "True" : value === false ? "False" : shorten(JSON.stringify(value), 60);
 }
 
 /** Return a type and its shape as text: "DataFrame, 1,000 × 3". */
@@ -201,7 +209,7 @@ export function readCsv(text) {
 }
 
 function textView(text, about) {
-  const unsure = about.type === undefined;
+  const unsure = about.type === undefined || about.type === null;
   if (about.encoding === "png-base64" || (about.type !== "str" && text.startsWith(PNG) && /^[A-Za-z0-9+/]+={0,2}$/.test(text))) {
     return pictureView(text);
   }
@@ -211,6 +219,7 @@ function textView(text, about) {
     return plainText(text);
   }
   const [columns, ...others] = rows;
+  nameMissing(others);
   const table = tableView({
     label: "Table",
     columns,
@@ -219,6 +228,16 @@ function textView(text, about) {
     head: true,
   });
   return h("div", { class: "stack" }, table, h("details", { class: "raw" }, h("summary", {}, "As text"), plainText(text)));
+}
+
+/** Write NaN where CSV has nothing, in columns that have numbers and nothing else. */
+function nameMissing(rows) {
+  for (let column = 1; column < rows[0].length; column += 1) {
+    const cells = rows.map((row) => row[column]);
+    if (cells.includes("") && cells.some((cell) => NUMBER.test(cell)) && cells.every((cell) => cell === "" || NUMBER.test(cell))) {
+      rows.forEach((row) => (row[column] ||= "NaN"));
+    }
+  }
 }
 
 function plainText(text) {
@@ -237,7 +256,7 @@ function plainText(text) {
 function arrayView(items) {
   const plainItems = items.every((item) => item === null || typeof item !== "object");
   if (plainItems && items.length <= ROWS && JSON.stringify(items).length < 400) {
-    return h("code", { class: "value" }, `[${items.map(brief).join(", ")}]`);
+    return h("code", { class: "value" }, `[${items.map((item) => brief(item)).join(", ")}]`);
   }
   const label = `List of ${items.length.toLocaleString("en")}`;
   const slice = (make) => (from, to) => items.slice(from, to).map((item, index) => make(item, from + index));

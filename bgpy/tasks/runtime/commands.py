@@ -111,7 +111,7 @@ LIST_RUNS = Command(
     "list_runs",
     "List the sessions.",
     (),
-    "type [status]:LIST, sessions: sessionId, status, mainfile, files, started, ended of each.",
+    "type [status]:LIST, sessions: sessionId, status, mainfile, files, started, ended, placeholders of each.",
 )
 FORGET_RUN = Command(
     "forget_run",

@@ -214,6 +214,7 @@ def _describe(session: RunSession) -> dict[str, Any]:
         "files": session.files,
         "started": session.started,
         "ended": None if ending is None else ending.time,
+        "placeholders": None if ending is None else ending.placeholders,
     }
 
 

@@ -50,11 +50,14 @@ class Ending(NamedTuple):
         ``type``, ``message``, ``traceback``; None where it ran to its end.
     time
         Seconds since 1970.
+    placeholders
+        How many it has left.
     """
 
     status: Status
     error: dict[str, str] | None
     time: float
+    placeholders: int = 0
 
 
 def status_of(state: JobState) -> Status:

@@ -90,7 +90,9 @@ class RunSession:
         if self._ending is None and self.workspace.state(ANNOUNCE).ended:
             prepared, main = self.workspace.record(PREPARE), self.workspace.record(MAIN)
             told = prepared if prepared.state.ended and prepared.state is not JobState.DONE else main
-            self._ending = Ending(status_of(told.state), self._shorten(told.error), told.ended or time.time())
+            announced = self.workspace.record(ANNOUNCE).value
+            count = 0 if announced is None else len(announced.json["placeholders"])
+            self._ending = Ending(status_of(told.state), self._shorten(told.error), told.ended or time.time(), count)
         return self._ending
 
     def begin(self) -> None:

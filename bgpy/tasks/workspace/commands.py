@@ -102,8 +102,8 @@ GET_WORKSPACE = Command(
 )
 GET_STATUS = Command(
     "get_status", "Tell how a workspace is.", (NAME,),
-    "STATUS, CUR_JOB_NUM, FIN_JOB_NUM, JOB_COUNT; and type, restarts, pid, node and address (on Ray), held, abilities, "
-    "first_job, next_job, last_event.",
+    "STATUS, CUR_JOB_NUM, FIN_JOB_NUM, JOB_COUNT; and last_state, type, restarts, pid, node and address (on Ray), held, "
+    "abilities, first_job, next_job, last_event.",
     guide="Get workspace status", guide_result="Workspace status",
 )  # fmt: skip
 PUSH_JOB = Command(

@@ -88,6 +88,12 @@ class Turn:
             return JobEvent.TIME_OUT
         return JobEvent.INTERRUPT if outcome.state == "interrupted" else JobEvent.FAIL
 
+    def cause_of_death(self, reason: str) -> str:
+        """Return why its worker died, as those are told who waited behind it."""
+        if self.stop in (Stop.KILL, Stop.LIMIT):
+            return f"job {self.stopped} was killed" + (" at its time limit" if self.stop is Stop.LIMIT else "")
+        return reason
+
     def death_of(self, number: int, limit: float | None, reason: str, memory: bool) -> tuple[JobEvent, str, str]:
         """Return what the death of the worker is to a job that it had: the event, and type and message of its error."""
         if self.stop is Stop.KILL and number != self.stopped:

@@ -227,7 +227,7 @@ class JobQueue(Standing):
             elif record.started is not None:
                 self._current = max(self._current, number)
                 self._finished = number
-                self._failed = record.state is not JobState.DONE
+                self._last = record.state
         self.restarts = restarts
         self.jobs.next_number = self.jobs.reserved = self._first_new = max(next_number, self.jobs.next_number)
         if changes:
@@ -314,7 +314,8 @@ class JobQueue(Standing):
             event, type_name, message = self._turn.death_of(number, self.jobs[number].time_limit, reason, memory)
             self._end(number, event, now, type_name, message)
         if not self._continue:
-            ended += self._abort("Aborted", f"The worker died before it, and with it all variables: {reason}", now)
+            cause = self._turn.cause_of_death(reason) if ended else reason
+            ended += self._abort("Aborted", f"The worker died before it, and with it all variables: {cause}", now)
         if self._used or self._waiting or self._turn.numbers:
             # A worker that died unused may do so again at once, and again: it waits for who needs it.
             self.want_worker()
@@ -418,7 +419,7 @@ class JobQueue(Standing):
             return
         if record.started is not None and record.state is not JobState.ABORTED:
             self._finished = number
-            self._failed = record.state is not JobState.DONE
+            self._last = record.state
         details: dict[str, Any] = {"state": record.state.value, "result": record.state.result, "error": record.error}
         if number in self.jobs.unsaved:
             details["unsaved"] = str(self.jobs.unsaved[number])

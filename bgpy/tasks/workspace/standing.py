@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bgpy.tasks.workspace.jobs import JobState
 from bgpy.tasks.workspace.ledger import Ledger
 from bgpy.tasks.workspace.line import Line
 from bgpy.tasks.workspace.phases import Phase, Turn, Worker
@@ -36,7 +37,7 @@ class Standing:
         self._expects = False  # whether the next worker may be that of an earlier server
         self._current = -1
         self._finished = -1
-        self._failed = False  # whether that one did not run through
+        self._last: JobState | None = None  # how that one has ended
 
     def runs(self, number: int) -> bool:
         """Tell whether a job runs now."""
@@ -63,11 +64,12 @@ class Standing:
         elif self._worker is not Worker.READY and self._waiting:
             status = "BUSY"
         else:
-            status = "EXCEPT" if self._failed else "IDLE"
+            status = "IDLE" if self._last in (None, JobState.DONE) else "EXCEPT"
         return {
             "STATUS": status,
             "CUR_JOB_NUM": self._current,
             "FIN_JOB_NUM": self._finished,
+            "last_state": None if self._last is None else self._last.value,
             "JOB_COUNT": len(self._waiting),
             "held": len(self._held),
             "restarts": self.restarts,

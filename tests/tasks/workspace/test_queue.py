@@ -176,6 +176,7 @@ def test_the_status_has_the_keys_of_the_original(how: Outcome, status: str, stat
     driver.queue.ended(1, how, 2.0)
     driver.work()
     assert status_now() == {**expected, "STATUS": status, "CUR_JOB_NUM": 1, "FIN_JOB_NUM": 1}
+    assert driver.queue.status()["last_state"] == state
     assert driver.states() == ["done", state]
 
 
@@ -337,6 +338,20 @@ def test_a_worker_that_dies_unused_is_started_again_when_it_is_needed() -> None:
     assert driver.queue.status()["STATUS"] == "IDLE"
     driver.push()
     assert of_kind(driver.work(), StartWorker) == [StartWorker()]
+
+
+def test_those_behind_a_job_that_is_killed_are_told_that() -> None:
+    driver = Driver()
+    for _ in range(2):
+        driver.push()
+    driver.work()
+    driver.queue.ask_kill(0, 2.0)
+    driver.work()
+    driver.queue.died("signal SIGKILL", False, 2.1)
+    driver.work()
+    error = driver.queue.jobs[1].error
+    assert error is not None
+    assert error["message"] == "The worker died before it, and with it all variables: job 0 was killed"
 
 
 def test_a_job_that_was_just_chosen_is_aborted_where_the_worker_dies_first() -> None:

@@ -1,12 +1,15 @@
 // The card of one job: its code, how far it is, what it writes, its result or its error.
 
-import { chip, h, moment, span } from "../dom.js";
+import { h, moment, span } from "../dom.js";
 import { attempt } from "../messages.js";
 import { makeOutput, showProgress } from "../output.js";
 import { errorView, valueView } from "../values.js";
+import { jobChip } from "./states.js";
 
+//: What opens a window elsewhere.
+const SHOWS = /\b(plt|pyplot|fig|figure)\.show\(/;
+const NO_WINDOW = "No window opens here. To see a figure, let it be the value of the last line, or press its variable.";
 const ENDED = ["done", "failed", "cancelled", "interrupted", "killed", "timed_out", "crashed", "aborted"];
-const KINDS = { queued: "idle", held: "idle", running: "busy", done: "good", cancelled: "idle", interrupted: "idle" };
 
 export class Job {
   //: The word of get_record for it; null before anything is known.
@@ -109,21 +112,26 @@ export class Job {
 
   #become(state) {
     this.state = state;
-    this.#chip.replaceChildren(chip(state.replace("_", " "), KINDS[state] ?? "bad"));
+    this.#chip.replaceChildren(jobChip(state));
     this.cancel.hidden = state !== "queued" && state !== "held";
     this.resume.hidden = state !== "held";
     this.element.classList.toggle("running", state === "running");
+    this.element.classList.toggle("calm", state === "interrupted");
   }
 }
 
 function summary({ type, job }) {
-  const lines = job.trim().split("\n");
-  return type === "clear" ? "clear variables" : lines.length > 1 ? `${lines[0]} …` : lines[0];
+  const what = type === "clear" ? "clear variables" : type.replaceAll("_", " ");
+  const lines = (job.trim() || what).split("\n");
+  return lines.length > 1 ? `${lines[0]} …` : lines[0];
 }
 
-function outcome({ value, error, state }) {
+function outcome({ value, value_type: type, error, state, job }) {
   if (error) {
     return [errorView(error)];
   }
-  return value === null || state !== "done" ? [] : [h("h4", { class: "hint" }, "Result"), valueView(value)];
+  if (value === null && SHOWS.test(job)) {
+    return [h("p", { class: "hint" }, NO_WINDOW)];
+  }
+  return value === null || state !== "done" ? [] : [h("h4", { class: "hint" }, "Result"), valueView(value, { type: type ?? undefined })];
 }

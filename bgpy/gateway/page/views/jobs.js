@@ -17,7 +17,7 @@ export class Jobs {
   #api;
   #name;
   #calls;
-  #none = h("p", { class: "empty" }, "No job yet. Write some code and run it: its output, result and errors come here.");
+  #none = h("p", { class: "empty" }, "Reading …");
   #list = h("div", { class: "stack" });
   #older = h("button", { type: "button", hidden: true, onclick: () => attempt(() => this.#more()) }, "Show older jobs");
   #news = h("span", { class: "hint", role: "status" });
@@ -36,12 +36,12 @@ export class Jobs {
    * Put the jobs into a container, newest first, and follow them.
    *
    * `ended()` is called after each end of a job, `edit(text)` for a script that is to be in the editor again, `changed(running)`
-   * with whether a job runs.
+   * with whether a job runs, `gone()` where the workspace is no longer there.
    */
-  constructor(container, api, name, { ended, edit, changed }) {
+  constructor(container, api, name, calls) {
     this.#api = api;
     this.#name = name;
-    this.#calls = { ended, edit, changed };
+    this.#calls = calls;
     const head = h("div", { class: "row" }, h("h2", {}, "Jobs"), this.#news);
     container.append(h("section", { class: "stack", "aria-label": "Jobs" }, head, this.#none, this.#list, this.#older));
     attempt(() => this.#begin());
@@ -59,6 +59,7 @@ export class Jobs {
     this.#first = status.first_job;
     this.#lowest = status.next_job;
     await this.#more();
+    this.#none.textContent = "No job yet. Write some code and run it: its output, result and errors come here.";
     if (!this.#closed) {
       // What a job that still runs has done so far is told again by the events.
       const over = [...this.#jobs.values()].every((job) => job.ended);
@@ -139,7 +140,8 @@ export class Jobs {
     } else if (event.event === "gap") {
       this.#missed();
     } else if (event.event === "gone" || event.event === "refused") {
-      this.#news.textContent = event.message ?? "This workspace was deleted.";
+      this.#news.textContent = event.message ?? "";
+      this.#calls.gone();
     } else if (event.job !== null && (event.job >= this.#lowest || this.#jobs.has(event.job))) {
       this.#hearOfJob(this.#card(event.job), event);
     }

@@ -1,20 +1,23 @@
 // One model: what it is, what it takes and gives, and a form to ask it.
 
-import { h, labelled, moment, span } from "../dom.js";
+import { chip, h, labelled, moment, renew, span } from "../dom.js";
 import { attempt } from "../messages.js";
 import { errorView, valueView } from "../values.js";
 import { example, readJson, shapeText } from "./inputs.js";
+import { nodeText } from "./nodes.js";
 
 /** Fill the main part of the view with the model of a workspace; returns `tell(model)`, for what `describe` says of it now. */
 export function openModel(main, name, { predict, update, undeploy }) {
   const facts = h("dl", { class: "tiles" });
   const about = h("p", { class: "hint path" });
+  const replicas = makeReplicas();
   const body = h("div", { class: "stack" });
   const button = (text, action, kind = undefined) => h("button", { type: "button", class: kind, onclick: () => attempt(action) }, text);
   main.replaceChildren(
     h("header", { class: "row" }, h("h1", { class: "grow" }, name), button("Update", update), button("Undeploy", undeploy, "danger")),
     about,
     facts,
+    replicas.element,
     body,
   );
   let drawn = null;
@@ -25,6 +28,7 @@ export function openModel(main, name, { predict, update, undeploy }) {
       facts.replaceChildren(
         ...factsOf(model).map(([term, value, more]) => h("div", { class: "card tile" }, h("dt", {}, term), h("dd", {}, value, h("small", {}, more)))),
       );
+      replicas.update(model);
       // What was typed stays, for as long as the model takes the same.
       const now = JSON.stringify(model.signatures);
       if (drawn !== now) {
@@ -44,6 +48,45 @@ function factsOf(model) {
     ["Device", model.device, `loaded in ${span(model.load_time)}`],
     ["Format", model.format.replaceAll("_", " "), model.platform.replaceAll("_", " ")],
   ];
+}
+
+//: How a replica is, as people see it.
+const STATES = { ready: "good", loading: "busy", draining: "busy", failed: "bad" };
+
+/** The workspaces that have the model, where they are several, with where each runs. */
+function makeReplicas() {
+  const body = h("tbody");
+  const heads = ["Workspace", "State", "Version", "Predictions that wait", "Node"].map((text) => h("th", { scope: "col" }, text));
+  const table = h("table", {}, h("thead", {}, h("tr", {}, heads)), body);
+  const bounds = h("span", { class: "hint" });
+  const element = h(
+    "section",
+    { class: "card stack", "aria-label": "Replicas", hidden: true },
+    h("div", { class: "row" }, h("h2", {}, "Replicas"), bounds),
+    h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Table of the replicas" }, table),
+  );
+  return {
+    element,
+    update({ replicas = [], min_replicas: low, max_replicas: high }) {
+      element.hidden = replicas.length < 2 && !(high > 1);
+      bounds.textContent = low === high ? "" : `${low} to ${high}, as load decides`;
+      renew(body, replicas.map(replicaLine));
+    },
+  };
+}
+
+function replicaLine({ workspace, state, version, waiting, node, address, error }) {
+  const link = h("a", { href: `#workspaces/${encodeURIComponent(workspace)}`, title: workspace }, workspace);
+  const why = typeof error === "string" ? error : error?.message;
+  return h(
+    "tr",
+    {},
+    h("th", { scope: "row" }, link),
+    h("td", {}, chip(state, STATES[state]), why ? h("small", { class: "hint" }, ` ${why}`) : null),
+    h("td", {}, version ?? "–"),
+    h("td", {}, waiting),
+    h("td", {}, nodeText({ node, address }) || "this machine"),
+  );
 }
 
 function signatures({ signatures: all, default_signature: first }) {

@@ -32,10 +32,10 @@ export async function show(container, api, place) {
     clearTimeout(timer);
   };
 
-  // Each prediction and each deploy is a job: where no job has come, nothing is new.
+  // Each prediction and each deploy is a job: where no job has come, nothing is new; but a model may have others than its own.
   async function describe({ name, CUR_JOB_NUM, STATUS, pid }) {
     const now = JSON.stringify([CUR_JOB_NUM, STATUS, pid]);
-    if (known.get(name)?.at !== now) {
+    if (known.get(name)?.at !== now || known.get(name).model?.replicas?.length > 1) {
       known.set(name, { at: now, model: await api.ask("describe", { name }).catch(() => null) });
     }
     return known.get(name).model;
@@ -46,7 +46,8 @@ export async function show(container, api, place) {
     if (!document.hidden) {
       try {
         workspaces = (await api.ask("get_overview", { since: Date.now() / 1000 + 1e9 })).workspaces;
-        const models = (await Promise.all(workspaces.map(async (one) => [one.name, await describe(one)]))).filter(([, model]) => model);
+        const own = workspaces.filter((one) => !one.replica_of);
+        const models = (await Promise.all(own.map(async (one) => [one.name, await describe(one)]))).filter(([, model]) => model);
         if (!stopped.signal.aborted) {
           draw(models);
         }
@@ -148,12 +149,13 @@ export function hide() {
   leave = null;
 }
 
-function choice(name, { version }, place) {
+function choice(name, { version, replicas }, place) {
   const current = name === place ? "page" : undefined;
+  const more = replicas?.length > 1 ? h("small", {}, `${replicas.length} replicas`) : null;
   return h(
     "li",
     {},
-    h("a", { href: `#models/${encodeURIComponent(name)}`, "aria-current": current }, h("span", {}, name), chip(`version ${version}`, "good")),
+    h("a", { href: `#models/${encodeURIComponent(name)}`, "aria-current": current }, h("span", {}, name, more), chip(`version ${version}`, "good")),
   );
 }
 
@@ -172,11 +174,12 @@ async function askForModel(workspaces) {
   const names = h(
     "datalist",
     { id: "workspaces-for-models" },
-    workspaces.filter((one) => one.type === "process").map((one) => h("option", { value: one.name })),
+    workspaces.filter((one) => one.type !== "thread" && !one.replica_of).map((one) => h("option", { value: one.name })),
   );
   const name = h("input", { ...text, list: names.id, maxLength: 200 });
   const device = h("input", { ...text, value: "/cpu:0" });
   const warmup = h("input", { type: "checkbox" });
+  const replicas = h("input", { type: "number", min: 1, max: 64, step: 1 });
   const content = h(
     "div",
     { class: "stack" },
@@ -191,6 +194,7 @@ async function askForModel(workspaces) {
         "div",
         { class: "stack" },
         labelled("Device", device, "/cpu:0, or /gpu:0 where there is one."),
+        labelled("Replicas", replicas, "On how many workspaces it is; left empty, as many as now, or one."),
         h("label", { class: "check" }, warmup, "Run each signature once, so that the first prediction is fast"),
       ),
     ),
@@ -198,5 +202,6 @@ async function askForModel(workspaces) {
   if (!(await fill("Deploy a model", content, "Deploy"))) {
     return null;
   }
-  return { name: name.value.trim(), path: path.value.trim(), device: device.value.trim(), warmup: warmup.checked };
+  const several = replicas.value ? { replicas: Number(replicas.value) } : {};
+  return { name: name.value.trim(), path: path.value.trim(), device: device.value.trim(), warmup: warmup.checked, ...several };
 }

@@ -6,7 +6,9 @@ import { attempt, say } from "../messages.js";
 import { checkSize, droppedFiles, readFiles, sizeText } from "./files.js";
 
 const DRAFT = "bgpy run draft";
-const HINT = "print('Hello')  # Ctrl-Enter runs it";
+const HINT = "Write Python code here";
+//: What opens a window elsewhere.
+const SHOWS = /\b(plt|pyplot|fig|figure)\.show\(/;
 //: Characters of a draft that a browser surely keeps.
 const KEPT = 2_000_000;
 
@@ -183,8 +185,18 @@ export function openNewRun(main, ask) {
   }
 
   function run() {
+    const main = files.find((file) => file.filename === mainfile);
+    if (main.encoding === "text" && !main.content.trim()) {
+      say(`There is no code in ${mainfile} yet.`);
+      open(main);
+      code.focus();
+      return;
+    }
     attempt(async () => {
       const python = { number: files.length, files: files.map(({ filename, content, encoding }) => ({ filename, content, encoding })), mainfile };
+      if (files.some((file) => file.encoding === "text" && SHOWS.test(file.content))) {
+        say("No window opens for show(). To see a figure, keep it in a variable, and press its name when the run has ended.");
+      }
       checkSize(new Blob([JSON.stringify(python)]).size);
       start.disabled = true;
       try {

@@ -2,6 +2,7 @@
 
 import { chip, h, moment, span } from "../dom.js";
 import { attempt } from "../messages.js";
+import { makeOutput } from "../output.js";
 import { brief, errorView, valueView } from "../values.js";
 
 //: Requests that run, and ends, that are shown: those that end next, and the last.
@@ -14,7 +15,7 @@ export function showRunning(kill) {
   const body = h("tbody");
   const heads = ["Connection id", "Time left", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "unseen" }, "Action")));
   const table = h("table", { class: "requests" }, h("thead", {}, h("tr", {}, heads)), body);
-  const none = h("p", { class: "empty" }, "Nothing runs.");
+  const none = h("p", { class: "empty" }, "Reading …");
   const count = h("span", { class: "hint", role: "status" });
   const more = h("p", { class: "hint" });
   const element = h(
@@ -27,6 +28,7 @@ export function showRunning(kill) {
   );
   const rows = new Map();
   let offset = 0;
+  let known = false;
   let drawing = false;
   const now = () => Date.now() / 1000;
 
@@ -71,6 +73,7 @@ export function showRunning(kill) {
       count.textContent = text;
     }
     more.textContent = requests.size > SHOWN ? `${(requests.size - SHOWN).toLocaleString("en")} more, which end later` : "";
+    none.textContent = known ? "Nothing runs." : "Reading …";
     table.hidden = !(none.hidden = requests.size > 0);
   }
 
@@ -87,6 +90,7 @@ export function showRunning(kill) {
       drawSoon();
     },
     set(left) {
+      known = true;
       for (const id of requests.keys()) {
         if (!(id in left)) {
           requests.delete(id);
@@ -195,17 +199,18 @@ function outcome({ value, output, error, message }) {
         h(
           "div",
           { class: "stack" },
-          texts.length
-            ? h(
-                "pre",
-                { class: "output", tabIndex: 0, "aria-label": "Output" },
-                texts.map(([stream, written]) => h("span", { class: stream }, written)),
-              )
-            : null,
+          outputOf(output),
           error ? errorView(error) : null,
           given ? h("div", { class: "result" }, h("h3", { class: "hint" }, "Result"), valueView(value)) : null,
         ),
       ),
   );
   return [details];
+}
+
+function outputOf(output) {
+  const shown = makeOutput();
+  shown.replace(output ?? { stdout: "", stderr: "" });
+  shown.settle();
+  return shown.element;
 }

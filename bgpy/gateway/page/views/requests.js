@@ -16,7 +16,7 @@ const LOOKS = 5;
 let leave = null;
 
 export function show(container, api) {
-  const conversation = api.converse("requests", answered, () => attempt(look));
+  const conversation = api.converse("requests", answered, () => look());
   const running = showRunning(kill);
   const ends = showEnds((request) => api.ask("recall_requests", { requests: [request] }));
   const starting = openStart(start);
@@ -26,8 +26,16 @@ export function show(container, api) {
   const line = new api.Line("watch_requests", { opened: () => line.send({ since }), hear: open });
   const clock = setInterval(() => document.hidden || running.draw(), TICK);
 
-  // The events tell who comes and goes. This is for what they no longer know; an answer that events have overtaken is none.
+  //: Whether there was no answer to the last look.
+  let missed = false;
+
   async function look() {
+    missed = false;
+    await find().catch(() => (missed = true)); // the frame of the page says why
+  }
+
+  // The events tell who comes and goes. This is for what they no longer know; an answer that events have overtaken is none.
+  async function find() {
     for (let time = 0; time < LOOKS; time += 1) {
       const before = since;
       const left = await api.ask("get_requests");
@@ -41,10 +49,12 @@ export function show(container, api) {
   function open(envelope) {
     if (envelope.request_result === true) {
       hear(envelope.result);
+      if (missed) {
+        look();
+      }
       return true;
     }
-    // Without that word it is a refusal; else only the connection to the server is gone, and is made again.
-    if (!("executed" in envelope)) {
+    if (!api.isAway(envelope)) {
       line.close();
       complain(String(envelope.result));
     }
@@ -58,7 +68,7 @@ export function show(container, api) {
       running.remove(event.connid);
       ends.add(event);
     } else if (event.event === "gap") {
-      attempt(look);
+      look();
     } else if (event.event === "alive") {
       running.setClock(event.time);
     }

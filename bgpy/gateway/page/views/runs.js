@@ -15,7 +15,7 @@ let leave = null;
 export function show(container, api, place) {
   const stopped = new AbortController();
   const list = h("ul", { class: "choices" });
-  const none = h("p", { class: "hint", hidden: true }, "None yet.");
+  const none = h("p", { class: "hint" }, "Reading …");
   const create = h("a", { class: "button", href: "#runs" }, "New run");
   const side = h(
     "aside",
@@ -39,7 +39,7 @@ export function show(container, api, place) {
 
   async function look() {
     clearTimeout(timer);
-    const answer = document.hidden ? null : await ask("list").catch(() => null);
+    const answer = document.hidden ? null : await api.ask("list_runs").catch(() => null);
     if (stopped.signal.aborted) {
       return;
     }
@@ -47,6 +47,7 @@ export function show(container, api, place) {
     if (answer !== null) {
       const sessions = answer.sessions.sort((a, b) => b.started - a.started);
       renew(list, sessions.map((one) => choice(one, place)));
+      none.textContent = "None yet.";
       none.hidden = sessions.length > 0;
       opened.tell(sessions.find((one) => one.sessionId === place));
     }
@@ -65,12 +66,16 @@ export function hide() {
   leave = null;
 }
 
-function choice({ sessionId, mainfile, status, started }, place) {
+function choice({ sessionId, mainfile, status, started, placeholders: count }, place) {
   const current = sessionId === place ? "page" : undefined;
-  const name = h("span", {}, mainfile, h("small", {}, moment(started)));
+  const name = h("span", {}, mainfile, h("small", {}, moment(started)), count ? h("small", {}, countText(count)) : null);
   return h(
     "li",
     {},
     h("a", { href: `#runs/${encodeURIComponent(sessionId)}`, "aria-current": current }, name, chip(...(STATES[status] ?? [status]))),
   );
+}
+
+function countText(count) {
+  return `${count.toLocaleString("en")} ${count === 1 ? "value" : "values"}`;
 }

@@ -2,7 +2,8 @@
 
 import { chip, h, renew, span } from "../dom.js";
 import { plot } from "../plot.js";
-import { workspaceChip } from "./states.js";
+import { makeNodes, nodeText, withReplicas } from "./nodes.js";
+import { hasFailed, workspaceChip } from "./states.js";
 
 export const title = "Server";
 
@@ -11,6 +12,7 @@ const INTERVAL = 2000;
 //: Looks, and ended jobs, that the plots show.
 const LOOKS = 450;
 const JOBS = 1000;
+const HEADS = ["Workspace", "State", "Waiting", "Last job", "Restarts", "Runs in", "Process"];
 //: Seconds: what is shorter has no place on a logarithmic axis.
 const SHORTEST = 1e-4;
 
@@ -22,12 +24,14 @@ export function show(container, api) {
   const screen = makeScreen(container);
   const stopped = new AbortController();
   let timer = null;
+  let asking = false;
 
   async function look() {
     clearTimeout(timer);
     if (document.hidden) {
       return;
     }
+    lookAtNodes();
     try {
       const overview = await api.ask("get_overview", { since: seen.since });
       remember(overview);
@@ -41,6 +45,15 @@ export function show(container, api) {
     }
     if (!stopped.signal.aborted) {
       timer = setTimeout(look, INTERVAL);
+    }
+  }
+
+  // A cluster may take its time: one question at once, and nothing else waits for the answer.
+  async function lookAtNodes() {
+    if (!asking) {
+      asking = true;
+      await api.ask("get_nodes").then(screen.nodes.update, screen.nodes.fail);
+      asking = false;
     }
   }
 
@@ -89,16 +102,16 @@ function makeScreen(container) {
   const trouble = h("div", { class: "card row", role: "alert", hidden: true });
   const queue = h("section", { class: "card stack" }, h("h2", {}, "Queue"));
   const latency = h("section", { class: "card stack" }, h("h2", {}, "Latency of jobs"));
-  const heads = ["Workspace", "State", "Waiting", "Last job", "Restarts", "Runs in", "Process"].map((text) =>
-    h("th", { scope: "col" }, text),
-  );
-  const table = h("table", {}, h("thead", {}, h("tr", {}, heads)), body);
+  const heads = h("tr");
+  const table = h("table", {}, h("thead", {}, heads), body);
+  const nodes = makeNodes();
   container.append(
     h("h1", {}, title),
     trouble,
     h("dl", { class: "tiles" }, Object.entries(tiles).map(tile)),
     h("div", { class: "grid" }, queue, latency),
     h("section", { class: "card stack" }, h("h2", {}, "Workspaces"), h("div", { class: "scroll" }, table), none),
+    nodes.element,
   );
   const plots = [
     plot(queue, [{ label: "Waiting" }, { label: "Running" }], { label: "Jobs that wait and that run" }),
@@ -112,6 +125,7 @@ function makeScreen(container) {
     ),
   ];
   return {
+    nodes,
     update(overview) {
       trouble.hidden = true;
       write(tiles, overview);
@@ -120,13 +134,16 @@ function makeScreen(container) {
       plots[1].update(
         ...["ended", "ran", "waited"].map((name) => seen.jobs.map((job) => (name === "ended" ? job.ended : floor(job[name])))),
       );
-      renew(body, overview.workspaces.map(line));
+      const onNodes = overview.workspaces.some((one) => one.node);
+      renew(heads, [...HEADS, ...(onNodes ? ["Node"] : [])].map((text) => h("th", { scope: "col" }, text)));
+      renew(body, withReplicas(overview.workspaces).map(([one, isReplica]) => line(one, isReplica, onNodes)));
       table.hidden = !(none.hidden = overview.workspaces.length > 0);
     },
     fail(error, switchOn) {
+      tiles.Server.replaceChildren(chip(error.kind === "off" ? "off" : "no answer", "bad"), h("small", {}, "What else is here is old."));
       const on = h("button", { type: "button", class: "primary", onclick: switchOn }, "Switch it on");
       trouble.replaceChildren(h("p", { class: "grow" }, error.message), ...(error.kind === "off" ? [on] : []));
-      trouble.hidden = false;
+      trouble.hidden = error.status === 503; // that is said above all views
     },
     close: () => plots.forEach((one) => one.close()),
   };
@@ -142,7 +159,7 @@ function write(tiles, { time, server, workspaces }) {
   put(
     "Workspaces",
     String(workspaces.length),
-    `${workspaces.filter((one) => one.STATUS === "EXCEPT").length} whose last job failed`,
+    `${workspaces.filter(hasFailed).length} whose last job failed`,
   );
   put("Running", String(seen.running.at(-1)), "workspaces with a job");
   const held = workspaces.reduce((sum, one) => sum + one.held, 0);
@@ -155,9 +172,10 @@ function write(tiles, { time, server, workspaces }) {
   );
 }
 
-function line(one) {
-  const name = h("th", { scope: "row" }, h("a", { href: `#workspaces/${encodeURIComponent(one.name)}`, title: one.name }, one.name));
-  const cells = [one.JOB_COUNT, one.CUR_JOB_NUM < 0 ? "–" : `#${one.CUR_JOB_NUM}`, one.restarts, one.type, one.pid ?? "–"];
+function line(one, isReplica, onNodes) {
+  const kind = { scope: "row", class: isReplica ? "replica" : undefined };
+  const name = h("th", kind, h("a", { href: `#workspaces/${encodeURIComponent(one.name)}`, title: one.name }, one.name));
+  const cells = [one.JOB_COUNT, one.CUR_JOB_NUM < 0 ? "–" : `#${one.CUR_JOB_NUM}`, one.restarts, one.type, one.pid ?? "–", ...(onNodes ? [nodeText(one)] : [])];
   return h(
     "tr",
     {},

@@ -1,10 +1,21 @@
-// What get_status says of a workspace, as people say it.
+// What get_status says of a workspace, and get_record of a job, as people say it.
 
 import { chip } from "../dom.js";
 
-const STATES = { INITIAL: ["new", "idle"], IDLE: ["idle", "good"], BUSY: ["busy", "busy"], EXCEPT: ["failed", "bad"] };
+const JOBS = { queued: "idle", held: "idle", running: "busy", done: "good", cancelled: "idle", interrupted: "idle" };
+const WORKSPACES = { INITIAL: ["new", "idle"], IDLE: ["idle", "good"], BUSY: ["busy", "busy"] };
 
-/** Return a chip with how a workspace is; "failed" is one whose last job did. */
-export function workspaceChip({ STATUS }) {
-  return chip(...(STATES[STATUS] ?? [STATUS]));
+/** Return a chip with how a job is. */
+export function jobChip(state) {
+  return chip(state.replace("_", " "), JOBS[state] ?? "bad");
+}
+
+/** Return a chip with how a workspace is: where nothing goes on and its last job did not run through, how that one is. */
+export function workspaceChip({ STATUS, last_state: last }) {
+  return STATUS === "EXCEPT" ? jobChip(last ?? "failed") : chip(...(WORKSPACES[STATUS] ?? [STATUS]));
+}
+
+/** Tell whether the last job of a workspace has failed: who interrupts one knows why. */
+export function hasFailed({ STATUS, last_state: last }) {
+  return STATUS === "EXCEPT" && JOBS[last] !== "idle";
 }

@@ -1,40 +1,62 @@
 // One workspace: the editor, what can be done, its variables, its jobs.
 
-import { h, renew } from "../dom.js";
-import { confirm, display } from "../dialogs.js";
+import { chip, h } from "../dom.js";
+import { confirm } from "../dialogs.js";
 import { editor } from "../editor.js";
 import { attempt, say } from "../messages.js";
-import { brief, describe, valueView } from "../values.js";
 import { Jobs } from "./jobs.js";
+import { nodeText } from "./nodes.js";
 import { workspaceChip } from "./states.js";
+import { openVariables } from "./variables.js";
 
-const HINT = "print('Hello')  # Ctrl-Enter runs it";
-//: Bytes of JSON up to which a variable is read for the list: larger ones say their type and shape.
-const PREVIEW = 160;
-//: Of one that is opened, and of one that is wanted although it is large.
-const LARGE = 1 << 20;
-const LARGEST = 16 << 20;
+const HINT = "Write Python code here";
 
 /**
- * Fill the main part and the side of the view with a workspace; returns `tell(status)` and `close()`. `look()` asks for a `tell`.
+ * Fill the main part and the side of the view with a workspace; returns `tell(status)`, with undefined where it is not there, and
+ * `close()`. `look()` asks for a `tell`, `reopen()` fills the view anew.
  */
-export function openWorkspace(main, side, api, name, look) {
+export function openWorkspace(main, side, api, name, { look, reopen }) {
   const ask = (command, fields = {}) => api.ask(command, { name, ...fields });
   const state = h("span");
   const about = h("span", { class: "hint grow" });
-  main.append(h("header", { class: "row" }, h("h1", {}, name), state, about, ...managing(ask, name)));
+  const lost = h(
+    "div",
+    { class: "card row lost", role: "alert", hidden: true },
+    h("p", { class: "grow" }, "This workspace is gone, and its variables and jobs with it. Your code is still here."),
+    h("button", { type: "button", class: "primary", onclick: () => attempt(createAgain) }, "Create it again"),
+  );
+  const manage = h("fieldset", { class: "row" }, managing(ask, name));
+  main.append(h("header", { class: "row" }, h("h1", {}, name), state, about, manage), lost);
   const code = showCode(main, ask, name);
-  const variables = showVariables(side, ask);
+  const variables = openVariables(side, ask);
   const jobs = new Jobs(main, api, name, {
     ended: () => (variables.read(), look()),
     edit: code.edit,
     changed: code.running,
+    gone: look,
   });
+  let type = "process";
+
+  async function createAgain() {
+    await ask("create_workspace", { type });
+    reopen();
+  }
+
   return {
     tell(status) {
-      if (status) {
+      if (status && !lost.hidden) {
+        reopen();
+      } else if (status) {
+        type = status.type;
         state.replaceChildren(workspaceChip(status));
         about.textContent = describeWorker(status);
+        code.letKill(status.abilities?.kill !== false);
+      } else {
+        lost.hidden = false;
+        state.replaceChildren(chip("gone", "bad"));
+        about.textContent = "";
+        manage.disabled = true;
+        code.stop();
       }
     },
     close() {
@@ -45,8 +67,15 @@ export function openWorkspace(main, side, api, name, look) {
   };
 }
 
-function describeWorker({ type, pid, restarts, JOB_COUNT }) {
+function describeWorker(status) {
+  const { type, pid, restarts, JOB_COUNT, replica_of: model } = status;
   const words = [type === "thread" ? "a thread of the server" : pid ? `process ${pid}` : "a process"];
+  if (type === "ray") {
+    words.push(status.node ? `on node ${nodeText(status)}` : "on Ray");
+  }
+  if (model) {
+    words.push(`a replica of the model of ${model}`);
+  }
   if (restarts) {
     words.push(restarts === 1 ? "restarted once" : `restarted ${restarts} times`);
   }
@@ -62,11 +91,11 @@ function showCode(main, ask, name) {
   const limit = h("input", { type: "number", min: 0.1, step: "any", class: "short" });
   const interrupt = async () => (await ask("interrupt")) || say("Nothing ran.");
   const stops = [
-    h("button", { type: "button", disabled: true, onclick: () => attempt(interrupt) }, "Interrupt"),
-    h("button", { type: "button", disabled: true, onclick: () => attempt(() => kill(ask, name)) }, "Kill"),
-  ];
+    [interrupt, "Interrupt"],
+    [() => kill(ask, name), "Kill"],
+  ].map(([action, text]) => h("button", { type: "button", disabled: true, onclick: () => attempt(action) }, text));
   const buttons = h(
-    "div",
+    "fieldset",
     { class: "row" },
     h("button", { type: "button", class: "primary", onclick: () => attempt(run), "aria-keyshortcuts": "Control+Enter" }, "Run"),
     stops,
@@ -87,7 +116,11 @@ function showCode(main, ask, name) {
   });
 
   async function run() {
+    if (buttons.disabled) {
+      return;
+    }
     if (!code.text.trim()) {
+      say("There is no code to run yet.");
       code.focus();
       return;
     }
@@ -100,13 +133,15 @@ function showCode(main, ask, name) {
       code.text = text;
       code.focus();
     },
+    stop: () => (buttons.disabled = true),
+    letKill: (can) => (stops[1].hidden = !can),
     running: (is) => stops.forEach((button) => (button.disabled = !is)),
     close: code.close,
   };
 }
 
 async function kill(ask, name) {
-  const text = `The process of ${name} ends at once, with all that it has started. Its variables are lost.`;
+  const text = `The process of ${name} ends at once, with all that it has started. Its variables are lost, and jobs that wait for it are aborted, unless it was made to go on with them.`;
   if (await confirm("Kill the running job?", text, "Kill")) {
     (await ask("kill")) || say("Nothing ran.");
   }
@@ -135,61 +170,4 @@ function managing(ask, name) {
     h("button", { type: "button", onclick: () => attempt(empty) }, "Clear variables"),
     h("button", { type: "button", class: "danger", onclick: () => attempt(remove) }, "Delete"),
   ];
-}
-
-function showVariables(side, ask) {
-  const list = h("ul", { class: "choices variables" });
-  const none = h("p", { class: "hint" }, "None yet.");
-  const panel = h("section", { class: "stack", "aria-label": "Variables" }, h("h2", {}, "Variables"), none, list);
-  side.append(panel);
-  let wanted = false;
-  let reading = false;
-  let closed = false;
-
-  async function open(variable) {
-    // With no room at all a value is only described: its type and shape.
-    const [value, about] = await Promise.all([
-      ask("get_variable", { variable, limit: LARGE }),
-      ask("get_variable", { variable, limit: 0 }),
-    ]);
-    const place = h("div", { class: "stack" }, valueView(value, about));
-    if (value?.truncated === true && "shape" in value) {
-      const all = async () => place.replaceChildren(valueView(await ask("get_variable", { variable, limit: LARGEST }), about));
-      place.append(h("div", {}, h("button", { type: "button", onclick: () => attempt(all) }, "Read it all the same")));
-    }
-    const words = about?.truncated === true ? `${variable}: ${describe(about.type, about.shape)}` : variable;
-    await display(words, place);
-  }
-
-  // One look at a time: those that are asked for meanwhile are one more.
-  async function read() {
-    wanted = true;
-    while (wanted && !reading && !closed) {
-      wanted = false;
-      reading = true;
-      try {
-        const values = await ask("get_variable", { limit: PREVIEW });
-        const button = ([name, value]) =>
-          h(
-            "li",
-            {},
-            h(
-              "button",
-              { type: "button", class: "quiet", title: name, onclick: () => attempt(() => open(name)) },
-              h("code", {}, name),
-              h("small", {}, brief(value)),
-            ),
-          );
-        renew(list, Object.entries(values).map(button));
-        none.hidden = list.children.length > 0;
-      } catch (error) {
-        none.textContent = error.message;
-        none.hidden = closed;
-      } finally {
-        reading = false;
-      }
-    }
-  }
-  read();
-  return { read, close: () => (closed = true) };
 }

@@ -3,6 +3,7 @@
 import { h, labelled, renew } from "../dom.js";
 import { fill } from "../dialogs.js";
 import { attempt, say } from "../messages.js";
+import { nodeText, withReplicas } from "./nodes.js";
 import { workspaceChip } from "./states.js";
 import { openWorkspace } from "./workspace.js";
 
@@ -48,38 +49,41 @@ export async function show(container, api, place) {
     }
     timer = setTimeout(look, INTERVAL);
     if (overview?.workspaces) {
-      renew(
-        list,
-        overview.workspaces.map((one) => choice(one, place)),
-      );
-      opened?.tell(overview.workspaces.find((one) => one.name === place));
+      draw(overview.workspaces);
+    } else if (overview && opened === null) {
+      const how = h("a", { href: "#server" }, "How is the server?");
+      main.replaceChildren(h("h1", {}, title), h("p", { class: "empty" }, overview.error.message, " ", how));
     }
-    return overview;
   }
 
-  const overview = await look();
-  if (overview === null) {
-    return;
-  }
-  if (overview.error) {
-    main.append(
-      h("h1", {}, title),
-      h("p", { class: "empty" }, overview.error.message, " ", h("a", { href: "#server" }, "How is the server?")),
+  function draw(workspaces) {
+    const names = workspaces.map((one) => one.name);
+    renew(
+      list,
+      withReplicas(workspaces).map(([one, isReplica]) => choice(one, place, isReplica)),
     );
-    return;
+    if (!place && names.length) {
+      const last = localStorage.getItem(LAST);
+      location.replace(`#workspaces/${encodeURIComponent(names.includes(last) ? last : names[0])}`);
+    } else if (opened === null && names.includes(place)) {
+      localStorage.setItem(LAST, place);
+      main.replaceChildren();
+      opened = openWorkspace(main, side, api, place, { look, reopen });
+      list.querySelector("[aria-current]").scrollIntoView({ block: "nearest", inline: "nearest" });
+    } else if (opened === null && !main.querySelector(".invitation")) {
+      main.replaceChildren(...invite(place, () => attempt(() => createWorkspace(api))));
+    }
+    opened?.tell(workspaces.find((one) => one.name === place));
   }
-  const names = overview.workspaces.map((one) => one.name);
-  if (!place && names.length) {
-    const last = localStorage.getItem(LAST);
-    location.replace(`#workspaces/${encodeURIComponent(names.includes(last) ? last : names[0])}`);
-  } else if (names.includes(place)) {
-    localStorage.setItem(LAST, place);
-    opened = openWorkspace(main, side, api, place, look);
-    document.addEventListener("visibilitychange", look, { signal: stopped.signal });
-    opened.tell(overview.workspaces.find((one) => one.name === place));
-  } else {
-    main.append(...invite(place, () => attempt(() => createWorkspace(api))));
+
+  function reopen() {
+    hide();
+    container.replaceChildren();
+    return show(container, api, place);
   }
+
+  document.addEventListener("visibilitychange", look, { signal: stopped.signal });
+  await look();
 }
 
 export function hide() {
@@ -87,16 +91,17 @@ export function hide() {
   leave = null;
 }
 
-function choice(status, place) {
+function choice(status, place, isReplica) {
   const name = status.name;
+  const where = nodeText(status);
   const current = name === place ? "page" : undefined;
   return h(
     "li",
-    {},
+    { class: isReplica ? "replica" : undefined },
     h(
       "a",
       { href: `#workspaces/${encodeURIComponent(name)}`, "aria-current": current },
-      h("span", {}, name),
+      h("span", {}, name, where ? h("small", {}, where) : null),
       workspaceChip(status),
     ),
   );
@@ -107,7 +112,7 @@ function invite(place, create) {
     ? `There is no workspace named “${place}”.`
     : "A workspace is where your Python code runs, one job after another. Its variables stay, also when this page is closed.";
   const button = h("button", { type: "button", class: "primary", onclick: create }, "Create a workspace");
-  return [h("h1", {}, place || title), h("div", { class: "empty stack" }, h("p", {}, text), h("p", {}, button))];
+  return [h("h1", {}, place || title), h("div", { class: "empty stack invitation" }, h("p", {}, text), h("p", {}, button))];
 }
 
 async function createWorkspace(api) {
@@ -115,8 +120,10 @@ async function createWorkspace(api) {
   const type = h(
     "select",
     {},
+    h("option", { value: "" }, "what the server prefers"),
     h("option", { value: "process" }, "a process of its own"),
     h("option", { value: "thread" }, "a thread of the server"),
+    h("option", { value: "ray" }, "an actor on a Ray cluster"),
   );
   const memory = h("input", { type: "number", min: 64, step: 1 });
   const crash = h(
@@ -140,13 +147,13 @@ async function createWorkspace(api) {
     "div",
     { class: "stack" },
     labelled("Name", name, "Left empty, it gets a random one."),
-    labelled("Runs in", type, "A process can be killed, and takes nothing else along if it dies. A thread starts at once."),
+    labelled("Runs in", type, "A process can be killed, and takes nothing else along if it dies; so it is on Ray. A thread starts at once."),
     more,
   );
   if (!(await fill("New workspace", content, "Create"))) {
     return;
   }
-  const fields = { type: type.value, on_crash: crash.value };
+  const fields = { type: type.value || null, on_crash: crash.value };
   if (name.value.trim()) {
     fields.name = name.value.trim();
   }
