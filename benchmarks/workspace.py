@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,8 @@ SCRIPT = "x = 1"
 PUSHED = 2000
 CONNECTIONS = 16
 BUSY = 49
+#: Seconds.
+PAUSE = 0.05
 TOKEN = secrets.token_urlsafe(32)
 BUSY_SCRIPT = "import threading\ndef work():\n    while True: pass\nthreading.Thread(target=work, daemon=True).start()\n"
 LENGTH = struct.Struct("!Q")
@@ -253,16 +256,21 @@ def is_whole(received: bytearray) -> bool:
 
 
 def beside_busy_ones(rounds: int) -> dict[str, float]:
-    """Measure a small job in an idle workspace, alone and beside many busy ones; and the floor, beside the same busy ones."""
+    """
+    Measure a small job in an idle workspace, alone and beside many busy ones; and beside the same busy ones the floor, and a
+    request for which the server asks no worker.
+
+    Each after a pause: who asks all the time is one more who is busy, and waits for its share of the cores.
+    """
     with floor() as bare, bgpy_server() as client:
         ask(client, "create_workspace", name="idle")
-        calls = {"floor": bare, "bgpy": lambda: push(client, "idle")}
+        calls = {"floor": bare, "request": lambda: ask(client, "get_status", name="idle"), "bgpy": lambda: push(client, "idle")}
         interleave(calls, 2, 20)
-        alone = interleave(calls, rounds, 20)
+        alone = now_and_then(calls, rounds * 5)
         for number in range(BUSY):
             ask(client, "create_workspace", name=f"busy{number}")
             ask(client, "push_job", name=f"busy{number}", job=BUSY_SCRIPT, type=1, timeout=60, variables=False)
-        beside = interleave(calls, rounds, 5)
+        beside = now_and_then(calls, rounds * 5)
     slowed = {name: statistics.median(beside[name]) / statistics.median(alone[name]) for name in calls}
     return {
         "busy workspaces": float(BUSY),
@@ -270,6 +278,16 @@ def beside_busy_ones(rounds: int) -> dict[str, float]:
         **{f"{name} beside them us": statistics.median(beside[name]) * 1e6 for name in calls},
         **{f"{name} slowed by": value for name, value in slowed.items()},
     }
+
+
+def now_and_then(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each call, once a round after a pause."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            threading.Event().wait(PAUSE)
+            times[name] += interleave({name: call}, 1, 1)[name]
+    return times
 
 
 SECTIONS: dict[str, Callable[[int], dict[str, float]]] = {

@@ -102,7 +102,8 @@ GET_WORKSPACE = Command(
 )
 GET_STATUS = Command(
     "get_status", "Tell how a workspace is.", (NAME,),
-    "STATUS, CUR_JOB_NUM, FIN_JOB_NUM, JOB_COUNT; and type, restarts, pid, held, abilities, first_job, next_job, last_event.",
+    "STATUS, CUR_JOB_NUM, FIN_JOB_NUM, JOB_COUNT; and type, restarts, pid, node and address (on Ray), held, abilities, "
+    "first_job, next_job, last_event.",
     guide="Get workspace status", guide_result="Workspace status",
 )  # fmt: skip
 PUSH_JOB = Command(
@@ -233,6 +234,28 @@ COPY_VARIABLE = Command(
     ),
     "true",
 )
+LEND_VARIABLE = Command(
+    "lend_variable",
+    "On Ray: put a variable into the object store, for a program on the cluster, until return_variable.",
+    (NAME, Field("variable", ("string",), REQUIRED, "Its name.")),
+    "reference, as Ray pickles it, and key; both hexadecimal.",
+)
+RETURN_VARIABLE = Command(
+    "return_variable",
+    "On Ray: let go of what lend_variable has put into the object store.",
+    (NAME, Field("key", ("string",), REQUIRED, "What lend_variable has answered.")),
+    "true",
+)
+TAKE_VARIABLE = Command(
+    "take_variable",
+    "On Ray: set a variable to what lies in the object store.",
+    (
+        NAME,
+        Field("variable", ("string",), REQUIRED, "Its name."),
+        Field("reference", ("string",), REQUIRED, "A reference of Ray's, as Ray pickles it, hexadecimal."),
+    ),
+    "true",
+)
 GET_RESULT = Command(
     "get_result",
     "Tell whether a job ran through: true, false where it did not, null while it has not ended.",
@@ -306,6 +329,11 @@ GET_OVERVIEW = Command(
     "time, server, workspaces, a list of statuses, and ended: workspace, job, state, ended, waited, ran of each.",
 )  # fmt: skip
 
+GET_NODES = Command(
+    "get_nodes", "List the nodes of the Ray cluster; none where the server uses no cluster.", (),
+    "A list: node (its id), address, name, alive, resources, and workspaces, the number of this server's that run there.",
+)  # fmt: skip
+
 COMMANDS: tuple[Command, ...] = (
     CREATE,
     DESTROY,
@@ -324,6 +352,9 @@ COMMANDS: tuple[Command, ...] = (
     GET_STATISTICS,
     SET_VARIABLE,
     COPY_VARIABLE,
+    LEND_VARIABLE,
+    RETURN_VARIABLE,
+    TAKE_VARIABLE,
     GET_OUTPUT,
     GET_RECORD,
     INTERRUPT,
@@ -333,4 +364,5 @@ COMMANDS: tuple[Command, ...] = (
     WATCH,
     GET_METRICS,
     GET_OVERVIEW,
+    GET_NODES,
 )  # fmt: skip

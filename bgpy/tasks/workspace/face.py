@@ -19,6 +19,7 @@ from bgpy.tasks.workspace.remote import Asker, Job, JobError, Output, Variables,
 
 if TYPE_CHECKING:
     from bgpy.client import Client
+    from bgpy.tasks.workspace.onray.shared import Shared
 
 __all__ = ["Event", "Job", "JobError", "JobState", "Output", "Variables", "Workspace", "Workspaces"]
 
@@ -146,6 +147,19 @@ class Workspaces:
         """End one workspace, or all of them, with all that they run; raises WorkspaceNotFoundError."""
         self._server.ask("destroy_workspace", name)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """
+        List the nodes of the Ray cluster, those that live first; none where the server uses no cluster.
+
+        Returns
+        -------
+        nodes
+            Of each ``node`` (its id), ``address``, ``name``, ``alive``, ``resources``, and ``workspaces``: how many of this
+            server run there.
+        """
+        nodes: list[dict[str, Any]] = self._server.ask("get_nodes")
+        return nodes
+
     def close(self) -> None:
         """Close the client, if it was made here. Again is fine; the workspaces live on."""
         if self._owned:
@@ -164,6 +178,13 @@ class Workspace:
         self._server = server
         #: The variables of its jobs.
         self.variables = Variables(server, name)
+
+    @property
+    def shared(self) -> Shared:
+        """Its variables by Ray's object store, for a program that is on the cluster itself; see `Shared`."""
+        from bgpy.tasks.workspace.onray.shared import Shared
+
+        return Shared(self._server, self.name)
 
     def __repr__(self) -> str:
         return f"<Workspace {self.name!r}>"
@@ -243,8 +264,8 @@ class Workspace:
         -------
         status
             STATUS (INITIAL, IDLE, BUSY, EXCEPT: the last job did not run through), CUR_JOB_NUM and FIN_JOB_NUM (-1 at first),
-            JOB_COUNT (how many are queued); held, restarts (how many workers have died), type, pid, abilities; first_job and
-            next_job (the numbers of those that are remembered), last_event.
+            JOB_COUNT (how many are queued); held, restarts (how many workers have died), type, pid, abilities; on Ray node and
+            address (of that node); first_job and next_job (the numbers of those that are remembered), last_event.
         """
         status: dict[str, Any] = self._server.ask("get_status", self.name)
         return status

@@ -23,8 +23,10 @@ from bgpy.tasks.workspace.onray.link import connect_link
 from bgpy.tasks.workspace.outcomes import take_outcome
 from bgpy.tasks.workspace.progress import NEWS
 
-#: Seconds for an actor to be ready: for a node with room for it, and for its process to start there.
+#: Seconds for an actor to be ready: for a node with room for it, and for its process to start there; of many that start at once
+#: for each behind the one before, and for all of them.
 START_TIMEOUT = 60.0
+CROWD_TIMEOUT = 600.0
 #: Seconds to connect to its keeper.
 CONNECT_TIMEOUT = 10.0
 #: Seconds for the interpreter to answer for the first time.
@@ -67,6 +69,7 @@ class RayBackend:
     ) -> None:
         #: It is a process of another machine, as far as this one knows.
         self.process: tuple[int, str] | None = None
+        self.place: tuple[str, str] | None = None
         self.adopted = False
         self._listener = listener
         self._cluster = cluster
@@ -84,11 +87,6 @@ class RayBackend:
         self._killed = False
         self._closing = False
 
-    @property
-    def place(self) -> str | None:
-        """The node on which it runs."""
-        return self._record.get("node")
-
     # What a workspace asks for
 
     def start(self) -> None:
@@ -97,7 +95,7 @@ class RayBackend:
             jobs = self._adopt() or self._create()
         except ClusterError as error:
             raise RuntimeError(str(error)) from error
-        self._jobs = jobs
+        self._jobs, self.place = jobs, (self._record["node"], self._record["host"])
         self._thread = threading.Thread(target=self._hear, args=(jobs,), name="bgpy-ray-workspace", daemon=True)
         self._thread.start()
 
@@ -228,7 +226,8 @@ class RayBackend:
 
     def _create(self) -> Channel:
         arguments = {"home": self._home, "about": self._about, "placement": self._placement}
-        record = self._cluster.ask("create", START_TIMEOUT, timeout=START_TIMEOUT, **arguments)
+        until = time.monotonic() + CROWD_TIMEOUT  # by the clock that the agent has, too
+        record = self._cluster.ask("create", CROWD_TIMEOUT, timeout=START_TIMEOUT, until=until, **arguments)
         self._record = record
         try:
             return self._connect(record)[0]

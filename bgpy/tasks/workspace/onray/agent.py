@@ -17,8 +17,8 @@ from typing import Any
 from bgpy.tasks.workspace.channel import Channel, Kind, Message
 from bgpy.tasks.workspace.onray.actor import NAMESPACE, WorkspaceActor, forget_record, read_record
 
-#: Questions that are answered at the same time; one about an actor that waits for a node takes long.
-_THREADS = 64
+#: Questions that are answered at the same time, and actors that are waited for beside them.
+_THREADS = _STARTS = 32
 #: Seconds for the cluster's port to be reached.
 _REACH_TIMEOUT = 10.0
 #: What Ray says of an actor that died, up to where it begins to guess.
@@ -72,12 +72,14 @@ class Agent:
         self._lock = threading.Lock()
         self._served: dict[str, Any] = {}  # by actor: what is known at once when it dies
         self._coming: dict[str, Any] = {}  # actors that no server knows yet
+        self._came = 0.0  # when the last one was ready
 
     def serve(self, channel: Channel) -> None:
         """Answer questions until the channel ends."""
-        with ThreadPoolExecutor(_THREADS, "bgpy-ray") as pool:
+        with ThreadPoolExecutor(_THREADS, "bgpy-ray") as pool, ThreadPoolExecutor(_STARTS, "bgpy-ray-start") as starts:
             while (message := channel.receive()) is not None:
-                pool.submit(self._answer, channel, message)
+                (starts if message.fields["method"] == "create" else pool).submit(self._answer, channel, message)
+            starts.shutdown(wait=False, cancel_futures=True)
             with self._lock:
                 coming = list(self._coming.values())
             for handle in coming:
@@ -97,9 +99,14 @@ class Agent:
         except OSError:
             pass  # the server has gone, and the main thread hears of it
 
-    def create(self, home: str, about: dict[str, Any], placement: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Start an actor, and return what it has written down of itself."""
-        deadline = time.monotonic() + timeout
+    def create(self, home: str, about: dict[str, Any], placement: dict[str, Any], timeout: float, until: float) -> dict[str, Any]:
+        """
+        Start an actor, and return what it has written down of itself.
+
+        It is given up after a time in which no other one was ready either: of a crowd each waits for those before it; and when
+        the clock of this machine says `until`.
+        """
+        begun = time.monotonic()
         while True:
             name = f"{home}.{secrets.token_hex(4)}"
             options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": 0, "max_concurrency": 1}
@@ -107,23 +114,28 @@ class Agent:
             with self._lock:
                 self._coming[name] = handle
             try:
-                left = max(deadline - time.monotonic(), 0)
-                record: dict[str, Any] = self._ray.get(handle.address.remote(), timeout=left)
-            except self._ray.exceptions.GetTimeoutError:
-                self._ray.kill(handle)
-                raise TimeoutError(self._no_room(placement, timeout)) from None
+                ready = handle.address.remote()
+                while not self._ray.wait([ready], timeout=self._left(begun, timeout, until))[0]:
+                    if not self._left(begun, timeout, until):
+                        self._ray.kill(handle)
+                        raise TimeoutError(self._no_room(placement, time.monotonic() - begun))
+                record: dict[str, Any] = self._ray.get(ready)
             except self._ray.exceptions.RayActorError as error:
                 death = describe_death(str(error))
                 # It takes Ray a while to see that a node is gone; until then it may place actors there.
-                if death["node"] is None or "node" in placement or time.monotonic() > deadline:
+                if death["node"] is None or "node" in placement or time.monotonic() > begun + timeout:
                     raise RuntimeError(death["reason"]) from None
             else:
                 with self._lock:
+                    self._came = time.monotonic()
                     self._served[name] = handle.serve.remote()
                 return record
             finally:
                 with self._lock:
                     del self._coming[name]
+
+    def _left(self, begun: float, timeout: float, until: float) -> float:
+        return seconds_left(begun, self._came, timeout, until, time.monotonic())
 
     def find(self, home: str) -> dict[str, Any] | None:
         """Return what the living actor of a workspace has written down, None where there is none."""
@@ -176,17 +188,19 @@ class Agent:
         return found
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Return the nodes of the cluster: id, address, name, resources, whether it lives."""
-        return [
+        """Return the nodes of the cluster, the living ones first: id, address, name, whether it lives, resources."""
+        nodes = [
             {
                 "node": node["NodeID"],
-                "host": node["NodeManagerAddress"],
+                "address": node["NodeManagerAddress"],
                 "name": node["NodeManagerHostname"],
-                "resources": {name: float(amount) for name, amount in node["Resources"].items()},
                 "alive": node["Alive"],
+                # Beside these each node has resources that are its own name.
+                "resources": {name: float(amount) for name, amount in node["Resources"].items() if not name.startswith("node:")},
             }
             for node in self._ray.nodes()
         ]
+        return sorted(nodes, key=lambda node: (not node["alive"], node["address"], node["node"]))
 
     def _handle(self, actor: str) -> Any:
         try:
@@ -206,16 +220,21 @@ class Agent:
     def _node(self, wanted: str) -> str:
         living = [node for node in self.nodes() if node["alive"]]
         for node in living:
-            if wanted in (node["node"], node["host"], node["name"]):
+            if wanted in (node["node"], node["address"], node["name"]):
                 return str(node["node"])
-        known = ", ".join(f"{node['node']} ({node['host']})" for node in living)
+        known = ", ".join(f"{node['node']} ({node['address']})" for node in living)
         raise ValueError(f"the cluster has no node {wanted!r}; it has {known}")
 
     def _no_room(self, placement: dict[str, Any], timeout: float) -> str:
         resources = sorted(self._ray.available_resources().items())
         free = ", ".join(f"{name} {amount:g}" for name, amount in resources if ":" not in name)
         wanted = ", ".join(f"{name} {value}" for name, value in placement.items() if name != "runtime_env") or "1 CPU"
-        return f"no node of the cluster had room for it within {timeout:g} s: it asks for {wanted}; free are {free or 'none'}"
+        return f"no node of the cluster had room for it within {timeout:.0f} s: it asks for {wanted}; free are {free or 'none'}"
+
+
+def seconds_left(begun: float, came: float, timeout: float, until: float, now: float) -> float:
+    """Return how much longer a start is waited for: a time since it began or another one `came`, but to `until` at most."""
+    return max(min(max(begun, came) + timeout, until) - now, 0.0)
 
 
 def describe_death(text: str) -> dict[str, Any]:
