@@ -212,7 +212,7 @@ def test_an_unknown_command_is_refused(desk: Desk, message: dict[str, Any]) -> N
 
 
 REQUIRED_FIELDS = [(command.name, field.name) for command in COMMANDS for field in command.fields if field.default is REQUIRED]
-VALID: dict[str, Any] = {"name": "w", "job": 0, "variable": "x", "value": 1, "to": "w"}
+VALID: dict[str, Any] = {"name": "w", "job": 0, "variable": "x", "value": 1, "to": "w", "key": "00", "reference": "00"}
 
 
 @pytest.mark.parametrize(("command", "missing"), REQUIRED_FIELDS)
@@ -261,6 +261,10 @@ def test_a_field_of_the_wrong_type_is_named(desk: Desk, command: str, field: Any
         ("copy_variable", {"name": "w", "variable": "x", "to": "nobody"}, "to"),
         ("copy_variable", {"name": "w", "variable": "missing", "to": "w"}, "variable"),
         ("copy_variable", {"name": "w", "variable": "x", "to": "w", "new_name": "no name"}, "new_name"),
+        ("lend_variable", {"name": "w", "variable": "x"}, "name"),
+        ("return_variable", {"name": "w", "key": "no digits"}, "key"),
+        ("take_variable", {"name": "w", "variable": "no name", "reference": "00"}, "variable"),
+        ("take_variable", {"name": "w", "variable": "x", "reference": "no digits"}, "reference"),
         ("create_workspace", {"on_crash": "explode"}, "on_crash"),
         ("create_workspace", {"max_jobs": 0}, "max_jobs"),
         ("get_status", {"name": "nobody"}, "name"),
