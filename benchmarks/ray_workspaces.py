@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from bgpy.tasks.workspace.face import Workspace, Workspaces
 
 SCRIPT = "x = 1"
 PUSHED = 1000
+WORKERS = 8
+CALLS = 200
+CLIENTS = 500
 ARRAY_BYTES = 64 << 20
 MEBIBYTE = 1 << 20
 
@@ -144,12 +148,17 @@ def hand_over(made: Stand, rounds: int) -> dict[str, float]:
         ways: dict[str, dict[str, Callable[[], Any]]] = {
             "set": {"bare actor": lambda value=value: ray.get(actors[0].set.remote("x", value))},
             "get": {"bare actor": lambda: ray.get(actors[0].get.remote("x"))},
+            "shared set": {"bare actor": lambda value=value: ray.get(actors[0].set.remote("x", value))},
+            "shared get": {"bare actor": lambda: ray.get(actors[0].get.remote("x"))},
             "copy": {"bare actor": lambda: ray.get(actors[1].set.remote("x", actors[0].get.remote("x")))},
         }
         for name, (first, second) in labs.items():
             ways["set"][name] = lambda first=first, value=value: first.variables.update({"x": value})
             ways["get"][name] = lambda first=first: first.variables["x"]
             ways["copy"][name] = lambda first=first, second=second: first.copy_variable("x", second)
+        lab = labs["on Ray"][0]
+        ways["shared set"]["on Ray"] = lambda lab=lab, value=value: lab.shared.__setitem__("x", value)
+        ways["shared get"]["on Ray"] = lambda lab=lab: lab.shared["x"]
         for way, calls in ways.items():
             interleave(calls, 2)
             times = interleave(calls, rounds)
@@ -177,7 +186,7 @@ def many(made: Stand, number: int, kind: str) -> dict[str, float]:
     again = time.perf_counter() - start
     after = Usage.of(made.pid)
     if kind == "ray":
-        beside = [pid for worker, _ in workers for pid in keepers(worker)]
+        beside = [pid for worker, _ in workers for pid in processes(b"keeper", str(worker).encode())]
         assert len(beside) == number, "keepers were not found"
     else:
         beside = [parent for _, parent in workers]
@@ -192,10 +201,51 @@ def many(made: Stand, number: int, kind: str) -> dict[str, float]:
         "all destroyed, s": time.perf_counter() - start,
         "interpreter, MB PSS": memory[0],
         "keeper or reaper beside it, MB PSS": memory[1],
+        **shares(before, after, number),
+    }
+
+
+def shares(before: Usage, after: Usage, number: int) -> dict[str, float]:
+    """Return what each of so many things takes of a server."""
+    return {
         "server, KB PSS for each": (after.pss - before.pss) / number / 1024,
         "server, threads for each": (after.threads - before.threads) / number,
         "server, descriptors for each": (after.descriptors - before.descriptors) / number,
     }
+
+
+def one_server(made: Stand, rounds: int) -> dict[str, float]:
+    """Measure how many requests a server answers, how many jobs run in all of its workspaces, and what a client takes."""
+    made.workspace("one")
+    labs = [made.workspace(f"{number}", "process") for number in range(WORKERS)]
+    lab = labs[0]
+    rates: dict[str, list[float]] = {
+        "requests/s, one thread": [],
+        "requests/s, threads": [],
+        "jobs/s, one workspace per thread": [],
+    }
+    for _ in range(max(rounds // 2, 3)):
+        for what, threads, call in (
+            ("requests/s, one thread", 1, lambda number: lab.status()),
+            ("requests/s, threads", WORKERS, lambda number: lab.status()),
+            ("jobs/s, one workspace per thread", WORKERS, lambda number: labs[number].run(SCRIPT)),
+        ):
+            start = time.perf_counter()
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda number, call=call: [call(number) for _ in range(CALLS)], range(threads)))
+            rates[what].append(threads * CALLS / (time.perf_counter() - start))
+    before = Usage.of(made.pid)
+    clients = [bgpy.connect("bench") for _ in range(CLIENTS)]
+    for client in clients:
+        client.execute({"command": "get_workspace"}, await_response=True)
+    after = Usage.of(made.pid)
+    for client in clients:
+        client.close()
+    (agent,) = [pid for pid in processes(b"agent") if parent(pid) == made.pid]
+    figures = {name: statistics.median(each) for name, each in rates.items()}
+    figures |= {"threads": float(WORKERS), "clients": float(CLIENTS), **shares(before, after, CLIENTS)}
+    made.destroy()
+    return {**figures, "server's process beside it that speaks with Ray, MB PSS": pss(agent) / MEBIBYTE}
 
 
 class Usage:
@@ -216,15 +266,20 @@ def pss(pid: int) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def keepers(actor: int) -> list[int]:
-    """Return the processes that stand beside an actor's: they are started with its number."""
+def parent(pid: int) -> int:
+    """Return the parent of a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def processes(*wanted: bytes) -> list[int]:
+    """Return those that were started with some words."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue  # it has ended
-        if b"keeper" in words and str(actor).encode() in words:
+        if all(word in words for word in wanted):
             found.append(int(folder.name))
     return found
 
@@ -234,7 +289,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--rounds", type=int, default=12, help="rounds of each comparison")
-    parser.add_argument("--only", choices=("jobs", "hand over", "many"), action="append", help="measure this section only")
+    parser.add_argument(
+        "--only", choices=("jobs", "hand over", "one server", "many"), action="append", help="measure this section only"
+    )
     parser.add_argument("--many", type=int, default=100, help="how many workspaces are created at once")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
@@ -244,6 +301,7 @@ def main() -> None:
         sections: dict[str, Callable[[Stand], dict[str, float]]] = {
             "jobs": lambda made: jobs(made, options.rounds),
             "hand over": lambda made: hand_over(made, options.rounds),
+            "one server": lambda made: one_server(made, options.rounds),
             "many on Ray": lambda made: many(made, options.many, "ray"),
             "many in processes": lambda made: many(made, options.many, "process"),
         }
@@ -256,7 +314,7 @@ def main() -> None:
     for section, figures in results.items():
         print(f"\n{section}")
         for name, value in figures.items():
-            print(f"  {name:48} {value:12.2f}")
+            print(f"  {name:56} {value:12.2f}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ Every exception of the package, in one tree.
     │  ├─ PlaceholderNotFoundError(LookupError) a run has no placeholder of that name
     │  └─ SessionNotFoundError(LookupError)   no run session of that id
     ├─ JobFailedError                         a job in a workspace did not run through
+    │  └─ PredictionFailedError               a prediction of a run's model did not
     ├─ ModelError                             a model cannot be loaded, or cannot do what it was asked for
     │  ├─ ModelLoadError                      the path has no model that can be loaded, or weights that do not fit
     │  ├─ ModelNotFoundError(LookupError)     no model is deployed, or not in that version, or it has no such signature
@@ -116,10 +117,8 @@ class OwnServerError(BgpyError):
         self.address = address
 
     def __str__(self) -> str:
-        return (
-            f"A task of the server at {self.address} called its own server, which would wait for that task for ever. "
-            "Change the state that the task was given, or mark the task with @bgpy.concurrent."
-        )
+        what = f"A task of the server at {self.address} called its own server, which would wait for that task for ever"
+        return f"{what}. Change the state that the task was given, or mark the task with @bgpy.concurrent."
 
 
 class AuthenticationError(BgpyError):
@@ -218,14 +217,11 @@ class PythonVersionError(SerializationError):
         super(SerializationError, self).__init__(ours, theirs)
         self.reason = "Code sent by value needs the same minor version of Python on both sides"
         self.key = self.module = None
-        self.executed = False
         self.ours, self.theirs = ours, theirs
 
     def __str__(self) -> str:
-        return (
-            f"{self.reason}: this is {self.ours}, the other side {self.theirs}. "
-            "Put the code in a module that both sides can import, or use the same Python."
-        )
+        mend = "Put the code in a module that both sides can import, or use the same Python"
+        return f"{self.reason}: this is {self.ours}, the other side {self.theirs}. {mend}."
 
 
 class AlreadyInitializedError(BgpyError):
@@ -349,9 +345,7 @@ class NameTakenError(ServerStartError):
 
     def __init__(self, name: str, pid: int | None) -> None:
         super(ServerStartError, self).__init__(name, pid)
-        self.reason = f"the name {name!r} is taken"
-        self.traceback_text = ""
-        self.log_file = None
+        self.reason, self.traceback_text, self.log_file = f"the name {name!r} is taken", "", None
         self.name, self.pid = name, pid
 
     def __str__(self) -> str:
@@ -403,14 +397,14 @@ class SessionNotFoundError(RefusedError, LookupError):
 
     def __init__(self, session: str) -> None:
         super().__init__(f"Session not found: {session!r:.100}. It was never started, or has been forgotten", "sessionId")
-        self.args = (session,)  # what pickle calls this class with
-        self.session = session
+        self.args, self.session = (session,), session  # the first is what pickle calls this class with
 
 
 class JobFailedError(BgpyError):
     """Say that a job in a workspace did not run through: its state, and what it raised where it did."""
 
     executed = True
+    _what = "Job {} of workspace {!r}"
 
     def __init__(
         self, workspace: str, number: int, state: str, type_name: str = "", message: str = "", traceback_text: str = ""
@@ -422,7 +416,13 @@ class JobFailedError(BgpyError):
     def __str__(self) -> str:
         what = f": {self.type_name}: {self.message}" if self.type_name else ""
         how = self.state if self.state in ("failed", "crashed") else f"was {self.state.replace('_', ' ')}"
-        return f"Job {self.number} of workspace {self.workspace!r} {how}{what}\n\n{self.traceback_text}".rstrip()
+        return f"{self._what.format(self.number, self.workspace)} {how}{what}\n\n{self.traceback_text}".rstrip()
+
+
+class PredictionFailedError(JobFailedError):
+    """Say that a prediction of a run's model did not run through; `workspace` is the id of the session."""
+
+    _what = "A prediction of the session {1!r}"
 
 
 class ModelError(BgpyError):

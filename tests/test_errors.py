@@ -54,6 +54,10 @@ SAMPLES: dict[str, tuple[BgpyError, str]] = {
     "PlaceholderNotFoundError": (errors.PlaceholderNotFoundError("x"), "list_placeholders names those that there are."),
     "SessionNotFoundError": (errors.SessionNotFoundError("12ab"), "It was never started, or has been forgotten."),
     "JobFailedError": (errors.JobFailedError("lab", 3, "failed", "KeyError", "'x'", "Traceback: ...\n  line 1"), "  line 1"),
+    "PredictionFailedError": (
+        errors.PredictionFailedError("12ab", 3, "failed", "KeyError", "'x'", "Traceback: ...\n  line 1"),
+        "  line 1",
+    ),
     "ModelError": (errors.ModelError("It is broken. Mend it."), "It is broken. Mend it."),
     "ModelLoadError": (errors.ModelLoadError("There is no model in x. Give a folder."), "Give a folder."),
     "ModelNotFoundError": (errors.ModelNotFoundError("No model is deployed: deploy one first."), "deploy one first."),
@@ -171,3 +175,4 @@ def test_the_page_of_errors_names_every_error_once() -> None:
 def test_job_that_did_not_run_through_says_how_it_ended(state: str, text: str) -> None:
     raised = ("KeyError", "'x'") if state == "failed" else ()
     assert str(errors.JobFailedError("lab", 3, state, *raised)) == f"Job 3 of workspace 'lab' {text}"
+    assert str(errors.PredictionFailedError("12ab", 3, state, *raised)) == f"A prediction of the session '12ab' {text}"

@@ -19,6 +19,7 @@ from bgpy.cli.options import (
     Place,
     check_name,
     default_place_options,
+    dialable,
     read_tls,
     shared_token_place,
     split_address,
@@ -88,6 +89,20 @@ def entrance_options(function: F) -> F:
 @default_place_options
 @entrance_options
 @token_options
+@click.option(
+    "--server",
+    "servers",
+    multiple=True,
+    metavar="NAME[=HOST:PORT]",
+    help="A server, below /servers/NAME/; again for several. Without HOST:PORT one that runs on this machine.",
+)
+@click.option(
+    "--server-token-file",
+    "server_token_files",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Read the token of that --server from a file; the others have the gateway's.",
+)
 @click.option("--server-no-token", is_flag=True, help="The server has no token.")
 @click.option("--server-tls", type=click.Choice(["token"]), help="TLS to the server: from the token alone.")
 @click.option("--server-certfile", metavar="FILE", help="TLS to the server: the certificate of this side.")
@@ -99,6 +114,8 @@ def gateway(
     entrance: Entrance,
     ask: bool,
     token_file: str | None,
+    servers: tuple[str, ...],
+    server_token_files: tuple[str, ...],
     server_no_token: bool,
     server_tls: str | None,
     server_certfile: str | None,
@@ -107,24 +124,34 @@ def gateway(
     log_level: str,
 ) -> None:
     """
-    Let programs and browsers reach a running server by HTTP, until Ctrl-C.
+    Let programs and browsers reach a running server by HTTP, until Ctrl-C; or several, by --server.
 
     The server need not run yet where HOST PORT are given. Whoever logs in shows the server's token.
     """
+    from bgpy.cli.servers import find_servers, read_places, read_token_files
     from bgpy.gateway import Settings, serve_gateway
     from bgpy.token import find_token
 
     if ask + (token_file is not None) + server_no_token > 1:
         raise click.UsageError("--token, --token-file and --server-no-token exclude each other")
     access = Access(ask, token_file, server_no_token, read_tls(server_tls, server_certfile, server_keyfile, server_cafile))
+    places = read_places(servers)
+    if places and any(click.get_current_context().params.get(one) for one in ("address", "name")):
+        raise click.UsageError("--server takes the place of HOST PORT and --name")
     way_in = _way_in(entrance, ask, token_file)
+    tokens = read_token_files(server_token_files, places)
     token = find_token(access.read_token())
-    host, port = _find(access, place, token)
+    settings = Settings(token=token, tls=access.tls, **entrance._asdict())
+    if places:
+        settings = settings._replace(servers=find_servers(places, tokens, token, access))
+    else:
+        host, port = _find(access, place, token)
+        settings = settings._replace(host=host, port=port)
     _log_to_standard_error(log_level)
-    settings = Settings(host, port, token, access.tls, **entrance._asdict())
+    to = ", ".join(places) or str(place)
 
     def ready(url: str) -> None:
-        click.echo(f"The page: {url}\n{way_in}\nIt passes on to {place}. Ctrl-C ends it.")
+        click.echo(f"The page: {url}\n{way_in}\nIt passes on to {to}. Ctrl-C ends it.")
 
     click.get_current_context().exit(serve_gateway(settings, ready))
 
@@ -186,7 +213,7 @@ def serve(
     way_in = _way_in(entrance, ask, token_file)
     token = find_token(_read_token(ask, token_file, False))
     make_server = functools.partial(Server, host, port, token, name=check_name(name), log_level=log_level, log_file=log_file)
-    config = {"host": _dialable(host), **entrance._asdict(), "log_level": log_level.upper()}
+    config = {"host": dialable(host), **entrance._asdict(), "log_level": log_level.upper()}
     store = _absolute(store)
     if background:
         server = make_server()
@@ -241,18 +268,9 @@ def _run_pair(server: Server, pair: Pair, way_in: str) -> int:
 def _find(access: Access, place: Place, token: str) -> tuple[str, int]:
     """Return where the server is; by name it has to run, and to know the token."""
     if place.name is None:
-        return _dialable(place.host), place.port
+        return dialable(place.host), place.port
     with access.client(place, token) as client:
         return client.host, client.port
-
-
-def _dialable(host: str) -> str:
-    """Return where a server that listens at `host` is reached from this machine."""
-    from bgpy.addresses import is_wildcard
-
-    if is_wildcard(host):
-        return "::1" if ":" in host else "127.0.0.1"
-    return host or "localhost"
 
 
 def _absolute(path: str | None) -> str | None:

@@ -168,6 +168,15 @@ def split_address(text: str, option: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def dialable(host: str) -> str:
+    """Return where a server that listens at `host` is reached from this machine."""
+    from bgpy.addresses import is_wildcard
+
+    if is_wildcard(host):
+        return "::1" if ":" in host else "127.0.0.1"
+    return host or "localhost"
+
+
 def access_options(function: F) -> F:
     """Give a command the options for token and TLS; it gets an `Access`."""
 

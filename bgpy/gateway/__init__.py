@@ -14,20 +14,34 @@ from bgpy.errors import MissingExtraError
 if TYPE_CHECKING:
     from bgpy.gateway.app import Gateway, create_app
     from bgpy.gateway.limits import Limits
+    from bgpy.gateway.servers import Servers, create_servers_app
     from bgpy.gateway.serving import GatewayServer, serve_gateway
-    from bgpy.gateway.settings import Settings
+    from bgpy.gateway.settings import ServerPlace, Settings
 
 _HOMES = {
     "Gateway": "bgpy.gateway.app",
     "GatewayServer": "bgpy.gateway.serving",
     "Limits": "bgpy.gateway.limits",
+    "ServerPlace": "bgpy.gateway.settings",
+    "Servers": "bgpy.gateway.servers",
     "Settings": "bgpy.gateway.settings",
     "create_app": "bgpy.gateway.app",
+    "create_servers_app": "bgpy.gateway.servers",
     "serve_gateway": "bgpy.gateway.serving",
 }
 _EXTRA = frozenset({"anyio", "httptools", "starlette", "uvicorn", "websockets"})
 
-__all__ = ["Gateway", "GatewayServer", "Limits", "Settings", "create_app", "serve_gateway"]
+__all__ = [
+    "Gateway",
+    "GatewayServer",
+    "Limits",
+    "ServerPlace",
+    "Servers",
+    "Settings",
+    "create_app",
+    "create_servers_app",
+    "serve_gateway",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -31,6 +31,8 @@ from bgpy.gateway.watching import FAILED, GOING_AWAY, POLICY, TOO_LARGE, Ending,
 MAX_UNDER_WAY = 32
 #: Conversations at once that nobody has logged in to yet; the next one is told to come again.
 MAX_STRANGERS = 64
+#: Seconds for the answers to requests under way when the gateway ends.
+LAST_WORDS = 2.0
 
 _log = logging.getLogger("bgpy.gateway")
 
@@ -94,11 +96,18 @@ class Conversation:
         self._room = asyncio.Semaphore(MAX_UNDER_WAY)
         self._tasks: TaskGroup
         self._closing: tuple[int, str] | None = None
+        self._unanswered: dict[int, Message] = {}  # by the identity of the request itself
         self._language = make_language(self)
 
-    async def send(self, message: Message) -> None:
-        """Send one message, when it is its turn; raises ClientGone where the client takes no more, which ends all of it."""
+    async def send(self, message: Message, request: Message | None = None) -> None:
+        """
+        Send one message, when it is its turn; raises ClientGone where the client takes no more, which ends all of it.
+
+        `request` is what it answers, None for what nobody has asked.
+        """
         async with self._turn:
+            if request is not None:
+                self._unanswered.pop(id(request), None)
             text = dump_json(message).decode("utf-8")  # only now: many may wait, and each may be large
             await in_time(self._socket.send_text(text))
 
@@ -152,7 +161,17 @@ class Conversation:
             finally:
                 end.cancel()
             scope.cancel()
-        return (GOING_AWAY, "The gateway is ending") if ending.begun else self._closing
+        if not ending.begun:
+            return self._closing
+        await self._answer_the_rest()
+        return GOING_AWAY, "The gateway is ending"
+
+    async def _answer_the_rest(self) -> None:
+        """Say to whoever waits for an answer that none will come."""
+        envelope = {"result": "The gateway is ending; the request may go on"}
+        with contextlib.suppress(ClientGone), anyio.move_on_after(LAST_WORDS):
+            for request in list(self._unanswered.values()):
+                await self._answer(request, self._language.error(envelope, request))
 
     async def _converse(self, admit: Callable[[], Awaitable[bool]] | None) -> None:
         if admit is not None and not await admit():
@@ -191,6 +210,7 @@ class Conversation:
         return ahead
 
     async def _handle(self, request: Message) -> None:
+        self._unanswered[id(request)] = request
         try:
             await self._try(request, partial(self._language.handle, request, partial(self._answer, request)))
         finally:
@@ -216,7 +236,7 @@ class Conversation:
             self._tasks.cancel_scope.cancel()
 
     async def _answer(self, request: Message, message: Message) -> None:
-        await self.send({**message, "id": request["id"]} if "id" in request else message)
+        await self.send({**message, "id": request["id"]} if "id" in request else message, request)
 
     async def _receive(self) -> str | bytes | None:
         """Return the next message; None for the end, or for one that ends it."""

@@ -219,7 +219,7 @@ class Dialects(BaseRoute):
 def route_path(scope: Scope) -> str:
     """Return the path of a request within the app, wherever that is mounted, without a slash at its end."""
     path: str = scope["path"]
-    return _without_slash(path[len(_mount(scope)) :])
+    return _without_slash(path[len(mount(scope)) :])
 
 
 def sent_path(scope: Scope) -> str:
@@ -228,7 +228,7 @@ def sent_path(scope: Scope) -> str:
     if b"%" not in raw:
         path: str = scope[PATH]
         return path
-    segments = raw.decode("latin-1").split("/", _mount(scope).count("/") + 1)
+    segments = raw.decode("latin-1").split("/", mount(scope).count("/") + 1)
     return _without_slash(f"/{segments[-1]}")
 
 
@@ -237,7 +237,7 @@ def decode(argument: str | None) -> str:
     return "" if argument is None else unquote(argument) if "%" in argument else argument
 
 
-def _mount(scope: Scope) -> str:
+def mount(scope: Scope) -> str:
     """Return what of a request's path says where the app is mounted."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")

@@ -26,6 +26,7 @@ from typing import Literal, NamedTuple
 
 from bgpy.addresses import address_bytes
 from bgpy.gateway.cookie import cookie_name, is_valid_cookie, read_cookie
+from bgpy.token import derive_key
 
 _PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
@@ -108,6 +109,12 @@ class Rules(NamedTuple):
     open_paths: frozenset[tuple[str, str]]
     open_pages: frozenset[str]
     talking_paths: frozenset[str] = frozenset()
+
+
+def make_rules(token: str, allow_hosts: Iterable[str]) -> Rules:
+    """Return the rules of a gateway with that token, "" for none needed; nothing is open in these."""
+    key = derive_key(token, "http-cookie") if token else b""
+    return Rules(token, key, frozenset(host.lower() for host in allow_hosts), frozenset(), frozenset())
 
 
 #: On what ground a request passes.

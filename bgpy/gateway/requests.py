@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from bgpy.errors import BgpyError, RefusedError
-from bgpy.gateway.answers import Answer, failure_answer, failure_envelope, json_answer, read_failure
+from bgpy.gateway.answers import Answer, failure_answer, json_answer, read_failure
 from bgpy.gateway.conversation import Conversation, Conversations, Message, Send
 from bgpy.gateway.doors import Call, Door
 from bgpy.gateway.endpoints import while_connected
@@ -144,7 +144,7 @@ class RequestLanguage:
         async with self._turn:
             if command is REQUEST:
                 started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._conversation.start(partial(self._run, fields, request, send, started))
+                self._conversation.go_on(request, partial(self._run, fields, request, send, started))
                 await started
                 return
             response = await self._upstream.execute({**fields, "command": _UPSTREAM[command.name]})
@@ -161,8 +161,6 @@ class RequestLanguage:
             answer = await self._ends.run(fields, note_start)
         except Declined as declined:
             answer = _error(declined.envelope, request)
-        except BgpyError as failure:
-            answer = _error(failure_envelope(failure), request)
         finally:
             note_start()
         await send(answer)

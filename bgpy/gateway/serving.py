@@ -18,8 +18,10 @@ import uvicorn
 
 from bgpy.addresses import format_address
 from bgpy.errors import ServerStartError, TlsError
-from bgpy.gateway.app import Gateway, create_app
+from bgpy.gateway.app import create_app
+from bgpy.gateway.gated import Gated
 from bgpy.gateway.reading import HttpProtocol, SocketProtocol
+from bgpy.gateway.servers import create_servers_app
 from bgpy.gateway.settings import Settings, check_settings
 from bgpy.sockets import ServerSocket
 
@@ -67,15 +69,7 @@ class GatewayServer:
         #: Host and port, the one that was picked.
         self.address: tuple[str, int]
         #: The app itself.
-        self.app = create_app(
-            settings.host,
-            settings.port,
-            settings.token,
-            tls=settings.tls,
-            no_token=settings.no_token,
-            allow_hosts=settings.allow_hosts,
-            limits=settings.limits,
-        )
+        self.app = _make_app(settings)
         self._server = _Server(_config(settings, self.app), self.app)
         self._listener = _bind(settings.bind_host, settings.bind_port)
         self.address = self._listener.getsockname()[:2]
@@ -107,7 +101,7 @@ class GatewayServer:
 class _Server(uvicorn.Server):
     """uvicorn's server, which ends the gateway's streams before it waits for connections, and leaves no signal behind."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gated) -> None:
         super().__init__(config)
         self._gateway = gateway
         self.ready: Callable[[], object] | None = None
@@ -149,6 +143,19 @@ def _signals() -> list[int]:
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
+def _make_app(settings: Settings) -> Gated:
+    make: Callable[..., Gated] = partial(create_app, settings.host, settings.port)
+    if settings.servers is not None:
+        make = partial(create_servers_app, settings.servers)
+    return make(
+        settings.token,
+        tls=settings.tls,
+        no_token=settings.no_token,
+        allow_hosts=settings.allow_hosts,
+        limits=settings.limits,
+    )
+
+
 def _bind(host: str, port: int) -> socket.socket:
     listener = None
     try:
@@ -164,7 +171,7 @@ def _bind(host: str, port: int) -> socket.socket:
     return socket.socket(bound.family, bound.type, socket.IPPROTO_TCP, fileno=bound.detach())
 
 
-def _config(settings: Settings, app: Gateway) -> uvicorn.Config:
+def _config(settings: Settings, app: Gated) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         # Not what happens to be installed: one parser, one event loop, one behaviour.

@@ -13,8 +13,9 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from bgpy.aio import AsyncClient
-from bgpy.errors import OverloadedError
+from bgpy.errors import BgpyError, OverloadedError
 from bgpy.gateway.limits import Limits
+from bgpy.gateway.metrics import Labels, Metrics, View
 
 #: Seconds for what the gateway itself asks the server.
 OWN_TIMEOUT = 5.0
@@ -71,6 +72,20 @@ class Upstream:
                     yield response
         finally:
             self.watchers -= 1
+
+    async def status(self) -> dict[str, Any]:
+        """Ask the server how it is, which it answers whatever its tasks are; raises as `AsyncClient.status`."""
+        return await self._clients().requests.status(OWN_TIMEOUT)
+
+    async def view(self, metrics: Metrics, labels: Labels | None = None) -> View:
+        """Return what was counted here, and what the server says that it has."""
+        server, up = None, True
+        try:
+            response = await self.execute({"command": "get_metrics"}, OWN_TIMEOUT)
+            server = response.get("result") if response.get("request_result") is True else None
+        except BgpyError as error:
+            up = error.executed is True  # it has answered, though it knows no such command
+        return View(metrics, self.watchers, up, server if isinstance(server, dict) else None, labels or {})
 
     async def close(self) -> None:
         """Close this event loop's connections, those in use after their request. The next request opens new ones."""

@@ -200,6 +200,9 @@ def test_the_end_of_the_gateway_is_said_to_all(runs: Runs, gateway: RunningGatew
         waits.send(json.dumps(STATS))
         assert runs.begun.acquire(timeout=20)
         assert gateway.end() == 0
+        told = receive(waits)
+        assert (told["type"], told["action"]) == ("[error]", "get_stats")
+        assert told["message"] == "The gateway is ending; the request may go on"
         for socket in (hears, waits, silent):
             assert closing(socket) == (1001, "The gateway is ending")
 

@@ -26,6 +26,8 @@ SAMPLES: dict[str, Any] = {
     "timeout": 0.0,
     "path": "/models/a",
     "to": "lab",
+    "key": "00",
+    "reference": "00",
 }
 
 

@@ -306,6 +306,24 @@ def test_the_end_of_the_gateway_is_told_over_http_and_the_request_goes_on(served
         assert list(client.execute({"command": "get_requests"}, await_response=True)["result"]) == ["h"]
 
 
+def test_the_end_of_the_gateway_answers_all_who_wait_at_a_socket(served: Served) -> None:
+    with running(served) as gateway, talking(gateway) as talk, talking(gateway) as other:
+        connids = [f"c{number}" for number in range(50)]
+        for connid in connids:
+            talk.send(route="request", connid=connid, time=LONG, id=f"id of {connid}")
+        wait_until(lambda: len(other.ask(route="status")) == len(connids))
+        gateway.server.stop()
+        answers = [talk.receive() for _ in connids]
+        assert [(answer["connid"], answer["id"]) for answer in answers] == [(connid, f"id of {connid}") for connid in connids]
+        assert {(answer["status"], answer["message"]) for answer in answers} == {
+            ("Error", "The gateway is ending; the request may go on")
+        }
+        for each in (talk, other):  # who waits for nothing is answered nothing
+            with pytest.raises(ConnectionClosed):
+                each.receive()
+            assert each.socket.close_code == 1001
+
+
 def test_http_answers_at_the_end(http: httpx.Client, gateway: RunningGateway) -> None:
     assert http.post("/requests/request", json={"connid": 5, "time": 0.05}).json() == {"status": "Ok", "connid": 5}
     answer = http.post("/requests/request/", json={"route": "request", "connid": 5, "time": 60, "job": "6 * 7"})

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from support.certificates import Files
+from support.gateway_process import Process
 from support.gateways import BEARER, TOKEN, RunningGateway, Workspaces, running_gateway, wait_until
 from support.servers import Served, background_server, running_server, tasks
 from websockets.exceptions import ConnectionClosed
@@ -29,7 +27,6 @@ from bgpy.errors import ServerStartError, TlsError, TokenError
 from bgpy.gateway import GatewayServer, Limits, Settings, serve_gateway
 from bgpy.gateway.settings import check_settings
 
-ROOT = Path(__file__).resolve().parents[2]
 ALL = "0.0.0.0"
 
 
@@ -224,40 +221,6 @@ def wait_for_head_timeouts(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), 20) as sock:
         sock.settimeout(20)
         assert sock.recv(1) == b""
-
-
-SCRIPT = """
-import json, sys
-from bgpy.gateway import Settings, serve_gateway
-settings = Settings(**json.loads(sys.stdin.readline()))
-sys.exit(serve_gateway(settings, lambda url: print(url, flush=True)))
-"""
-
-
-class Process:
-    """A gateway in a process of its own."""
-
-    def __init__(self, **settings: Any) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-W", "error", "-c", SCRIPT]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self._popen = subprocess.Popen(command, env=environment, text=True, **pipes)  # type: ignore[call-overload]
-        self._popen.stdin.write(json.dumps({"token": TOKEN, "bind_port": 0, **settings}) + "\n")
-        self._popen.stdin.flush()
-        self.url = self._popen.stdout.readline().strip()
-
-    def signal(self, number: int) -> None:
-        self._popen.send_signal(number)
-
-    def end(self) -> tuple[int, str]:
-        """Wait for the end; return exit code and standard error."""
-        try:
-            _, errors = self._popen.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.communicate()
-            raise
-        return self._popen.returncode, errors
 
 
 @pytest.mark.process

@@ -46,6 +46,7 @@ SAMPLES: list[BgpyError] = [
     errors.RefusedError("reason", "field"),
     errors.WorkspaceNotFoundError("lab"),
     errors.JobFailedError("lab", 3, "failed", "ValueError", "text", "trace"),
+    errors.PredictionFailedError("12ab", 3, "failed", "ValueError", "text", "trace"),
     errors.ModelError("There is no model in x. Give a folder."),
     errors.ModelInputError("There is no model in x. Give a folder."),
     errors.ModelDataError("x.csv is no file. Give the path of one."),

@@ -54,8 +54,9 @@ class Proxy:
     The thread of the proxy takes one `Plan` for each new connection, from `plan` in turn, then the ones that let all through.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, host: str = "127.0.0.1") -> None:
         self.target = target
+        self.host = host
         self.links: list[Link] = []
         #: Cleared, it keeps new connections waiting.
         self.gate = threading.Event()
@@ -142,7 +143,7 @@ class Proxy:
         with self._lock:
             plan = self._plans.popleft() if self._plans else Plan()
             try:
-                server = socket.create_connection(("127.0.0.1", self.target))
+                server = socket.create_connection((self.host, self.target))
             except OSError:
                 client.close()
                 return

@@ -22,9 +22,12 @@ class RayCluster:
     ----------
     folder
         Where the token is that Ray asks for, so that the tests leave nothing in the user's own folder.
+    client_port
+        Where it takes clients, which are no part of the cluster; None for nowhere.
     """
 
-    def __init__(self, folder: Path, **head: Any) -> None:
+    def __init__(self, folder: Path, client_port: int | None = None, **head: Any) -> None:
+        self.client_port = client_port
         token = folder / "ray-token"
         if not token.exists():
             token.write_text(secrets.token_hex(32))
@@ -39,7 +42,7 @@ class RayCluster:
             env={**os.environ, **self.environment},
             text=True,
         )
-        self.address: str = self._ask("start", **head)
+        self.address: str = self._ask("start", ray_client_server_port=client_port, **head)
 
     def add_node(self, **options: Any) -> str:
         """Add a node, and return its id."""

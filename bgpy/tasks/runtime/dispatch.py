@@ -12,11 +12,11 @@ from typing import Any
 
 from bgpy.errors import (
     BgpyError,
-    JobFailedError,
     ModelDataError,
     ModelError,
     OverloadedError,
     PlaceholderNotFoundError,
+    PredictionFailedError,
     RefusedError,
     SerializationError,
     SessionNotFoundError,
@@ -74,7 +74,7 @@ def _unknown(message: Mapping[str, Any]) -> str:
     return f"There is no command {message['command']!r:.100}; there are {known}"
 
 
-def _failed(failure: JobFailedError) -> dict[str, Any]:
+def _failed(failure: PredictionFailedError) -> dict[str, Any]:
     text = f"{failure.type_name}: {failure.message}".rstrip(": ")
     return {
         "request_result": False,
@@ -156,7 +156,7 @@ def _predicted(session: RunSession, prediction: Prediction) -> dict[str, Any]:
     """Return the envelope of what became of a prediction."""
     try:
         value = session.result_of(prediction)
-    except JobFailedError as failure:
+    except PredictionFailedError as failure:
         return _failed(failure)
     except ModelError as failure:
         field = "data" if isinstance(failure, ModelDataError) else "name"

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bgpy.encoding import to_json
 from bgpy.errors import (
-    JobFailedError,
     ModelDataError,
     ModelError,
     PlaceholderNotFoundError,
+    PredictionFailedError,
     RefusedError,
     SessionNotFoundError,
 )
@@ -246,7 +246,7 @@ class Run:
 
         Raises
         ------
-        JobFailedError
+        PredictionFailedError
             `type_name` says what the model has raised; or it was stopped, or its process died.
         PlaceholderNotFoundError
             There is nothing of that name.
@@ -306,7 +306,7 @@ def _result(response: dict[str, Any], session: str, name: str = "") -> dict[str,
     error, reason = str(response.get("error")), str(response["result"])
     if "traceback" in response:
         message = reason.removeprefix(error).removeprefix(": ")
-        raise JobFailedError(session, response["job"], response["state"], error, message, response["traceback"])
+        raise PredictionFailedError(session, response["job"], response["state"], error, message, response["traceback"])
     if error == SessionNotFoundError.__name__:
         raise SessionNotFoundError(session)
     if error == PlaceholderNotFoundError.__name__:

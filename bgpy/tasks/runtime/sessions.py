@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bgpy.errors import (
-    JobFailedError,
     ModelDataError,
     ModelError,
     OverloadedError,
     PlaceholderNotFoundError,
+    PredictionFailedError,
     RefusedError,
     SessionNotFoundError,
 )
@@ -187,7 +187,7 @@ class RunSession:
 
         Raises
         ------
-        JobFailedError
+        PredictionFailedError
             It raised, its process died, or somebody stopped it.
         RefusedError
             It took longer than it may, or the server ends.
@@ -210,7 +210,7 @@ class RunSession:
             raise _MODEL_ERRORS[error["type"]](error["message"])
         # Of one that was stopped, whatever is ours stands before the lines of the model.
         text = error["traceback"] if record.state is JobState.FAILED else ""
-        raise JobFailedError(self.id, record.number, record.state.value, error["type"], error["message"], text)
+        raise PredictionFailedError(self.id, record.number, record.state.value, error["type"], error["message"], text)
 
     def has_process(self) -> bool:
         """Tell whether the process is there that the run has had, and with it the placeholders."""

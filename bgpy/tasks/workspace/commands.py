@@ -234,6 +234,28 @@ COPY_VARIABLE = Command(
     ),
     "true",
 )
+LEND_VARIABLE = Command(
+    "lend_variable",
+    "On Ray: put a variable into the object store, for a program on the cluster, until return_variable.",
+    (NAME, Field("variable", ("string",), REQUIRED, "Its name.")),
+    "reference, as Ray pickles it, and key; both hexadecimal.",
+)
+RETURN_VARIABLE = Command(
+    "return_variable",
+    "On Ray: let go of what lend_variable has put into the object store.",
+    (NAME, Field("key", ("string",), REQUIRED, "What lend_variable has answered.")),
+    "true",
+)
+TAKE_VARIABLE = Command(
+    "take_variable",
+    "On Ray: set a variable to what lies in the object store.",
+    (
+        NAME,
+        Field("variable", ("string",), REQUIRED, "Its name."),
+        Field("reference", ("string",), REQUIRED, "A reference of Ray's, as Ray pickles it, hexadecimal."),
+    ),
+    "true",
+)
 GET_RESULT = Command(
     "get_result",
     "Tell whether a job ran through: true, false where it did not, null while it has not ended.",
@@ -330,6 +352,9 @@ COMMANDS: tuple[Command, ...] = (
     GET_STATISTICS,
     SET_VARIABLE,
     COPY_VARIABLE,
+    LEND_VARIABLE,
+    RETURN_VARIABLE,
+    TAKE_VARIABLE,
     GET_OUTPUT,
     GET_RECORD,
     INTERRUPT,

@@ -18,7 +18,16 @@ from bgpy.tasks.workspace.answering import answer_at_end, refused
 from bgpy.tasks.workspace.jobs import JobRecord
 from bgpy.tasks.workspace.means import PLACEMENT, Options
 from bgpy.tasks.workspace.values import Packed
-from bgpy.tasks.workspace.variables import copy_variable, list_variables, look_at, read_variables, write_variable
+from bgpy.tasks.workspace.variables import (
+    copy_variable,
+    lend_variable,
+    list_variables,
+    look_at,
+    read_variables,
+    return_variable,
+    take_variable,
+    write_variable,
+)
 from bgpy.tasks.workspace.workspace import Workspace
 from bgpy.tasks.workspace.workspaces import Workspaces
 
@@ -224,6 +233,21 @@ def _copy_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: 
     return True
 
 
+def _lend_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, str]:
+    return lend_variable(workspaces[fields["name"]], fields["variable"])
+
+
+def _return_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
+    return_variable(workspaces[fields["name"]], fields["key"])
+    return True
+
+
+def _take_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
+    _check_variable(fields["variable"], "variable")
+    take_variable(workspaces[fields["name"]], fields["variable"], fields["reference"])
+    return True
+
+
 def _check_variable(name: str, field: str) -> None:
     if not name.isidentifier() or keyword.iskeyword(name):
         raise RefusedError(f"{name!r:.100} is no name of a variable", field)
@@ -368,6 +392,9 @@ _HANDLERS: Mapping[str, Callable[[Workspaces, ClientSocket, Fields], Any]] = {
     "get_result": _get_result,
     "set_variable": _set_variable,
     "copy_variable": _copy_variable,
+    "lend_variable": _lend_variable,
+    "return_variable": _return_variable,
+    "take_variable": _take_variable,
     "get_output": _get_output,
     "get_record": _get_record,
     "interrupt": _interrupt,

@@ -19,6 +19,7 @@ from bgpy.tasks.workspace.remote import Asker, Job, JobError, Output, Variables,
 
 if TYPE_CHECKING:
     from bgpy.client import Client
+    from bgpy.tasks.workspace.onray.shared import Shared
 
 __all__ = ["Event", "Job", "JobError", "JobState", "Output", "Variables", "Workspace", "Workspaces"]
 
@@ -177,6 +178,13 @@ class Workspace:
         self._server = server
         #: The variables of its jobs.
         self.variables = Variables(server, name)
+
+    @property
+    def shared(self) -> Shared:
+        """Its variables by Ray's object store, for a program that is on the cluster itself; see `Shared`."""
+        from bgpy.tasks.workspace.onray.shared import Shared
+
+        return Shared(self._server, self.name)
 
     def __repr__(self) -> str:
         return f"<Workspace {self.name!r}>"

@@ -33,6 +33,7 @@ from bgpy.tasks.workspace.interpreter import Interpreter, plain_text, safe_text
 from bgpy.tasks.workspace.outcomes import close_outcome, close_outcomes
 from bgpy.tasks.workspace.output import SECRET_SIZE, SECRET_START, make_mark
 from bgpy.tasks.workspace.progress import SINK, Sink
+from bgpy.tasks.workspace.readers import Readers
 from bgpy.tasks.workspace.shield import Shield
 
 #: The exit code of an interpreter that had no memory left to say how a job ended.
@@ -105,10 +106,9 @@ class Runner:
 
     def answer(self, control: Channel, variables: Channel) -> None:
         """Answer the questions of two channels beside the jobs, in two threads, until they end. Any thread."""
-        shield = Shield()  # of the thread that reads and sets variables
-        for channel, serve in ((control, self._serve_control), (variables, self._serve_variables)):
-            self._beside.add(channel)
-            threading.Thread(target=serve, args=(channel, shield), name="bgpy-workspace", daemon=True).start()
+        self._beside |= {control, variables}
+        readers = Readers(partial(self._serve_variables, variables))
+        threading.Thread(target=self._serve_control, args=(control, readers), name="bgpy-workspace", daemon=True).start()
 
     # Jobs
 
@@ -222,12 +222,12 @@ class Runner:
 
     # Beside the jobs
 
-    def _serve_control(self, channel: Channel, shield: Shield) -> None:
+    def _serve_control(self, channel: Channel, readers: Readers) -> None:
         workers.hold_interrupts_back()
 
         def answer(message: Message) -> dict[str, Any]:
             question = message.fields.get("question")
-            return {"hit": self._interrupt(message.fields["job"]) if question is None else shield.interrupt(question)}
+            return {"hit": self._interrupt(message.fields["job"]) if question is None else readers.give_up(question)}
 
         self._answer(channel, answer)
 
@@ -239,7 +239,7 @@ class Runner:
             workers.interrupt_own_group()
             return True
 
-    def _serve_variables(self, channel: Channel, shield: Shield) -> None:
+    def _serve_variables(self, channel: Channel, readers: Readers, shield: Shield) -> None:
         workers.hold_interrupts_back()
         shield.thread = threading.get_ident()
 
@@ -256,7 +256,7 @@ class Runner:
         def answer(message: Message) -> dict[str, Any]:
             return shield.run(message.number, partial(attempt, message), {"error": "it was given up"})
 
-        self._answer(channel, answer)
+        self._answer(channel, answer, lambda: readers.serves(shield))
 
     def _read(self, fields: dict[str, Any]) -> dict[str, Any]:
         values = self._interpreter.read(fields["names"], fields["encoding"], fields["limit"])
@@ -271,11 +271,15 @@ class Runner:
     def _ask(self, fields: dict[str, Any]) -> dict[str, Any]:
         return {"value": self._interpreter.ask(fields["host"], fields["method"], fields["argument"])}
 
-    def _answer(self, channel: Channel, answer: Callable[[Message], dict[str, Any]]) -> None:
-        """Answer the questions of one channel until it ends."""
+    def _answer(
+        self, channel: Channel, answer: Callable[[Message], dict[str, Any]], serves: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Answer the questions of one channel until it ends, or another thread does so."""
         try:
             while (message := channel.receive()) is not None:
                 fields = answer(message)
+                if not serves():
+                    return  # the question was given up, and the channel is another thread's
                 try:
                     channel.send(Kind.ANSWER, message.number, fields)
                 except MessageTooLargeError as error:

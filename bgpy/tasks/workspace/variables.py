@@ -85,6 +85,38 @@ def copy_variable(source: Served, variable: str, target: Served, new_name: str, 
     write_variable(target, new_name, found[variable], timeout)
 
 
+def lend_variable(workspace: Served, variable: str) -> dict[str, str]:
+    """
+    Put a variable of a workspace on Ray into the object store, for a program on the cluster; return its ``reference``, ``key``.
+
+    It stays until `return_variable`. Raises as `read_variables`, and RefusedError where there is none, or no Ray.
+    """
+    return {field: data.hex() for field, data in _ask_on_ray(workspace, "give", variable).items()}
+
+
+def return_variable(workspace: Served, key: str) -> None:
+    """Let go of what was lent; raises as `lend_variable`. Again is fine."""
+    _ask_on_ray(workspace, "forget", _from_hex(key, "key"))
+
+
+def take_variable(workspace: Served, variable: str, reference: str) -> None:
+    """Set a variable to what a reference of Ray's stands for; raises as `lend_variable`."""
+    _ask_on_ray(workspace, "take", {"name": variable, "reference": _from_hex(reference, "reference")})
+
+
+def _ask_on_ray(workspace: Served, method: str, argument: Any) -> Any:
+    if workspace.options.type != "ray":
+        raise RefusedError(f"The workspace {workspace.name!r} is not on Ray", "name")
+    return ask_worker(workspace, HOST, method, argument)
+
+
+def _from_hex(text: str, field: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise RefusedError(f"The field {field!r} has digits that are not hexadecimal", field) from None
+
+
 def _missing(workspace: Served, variable: str) -> RefusedError:
     return RefusedError(f"The workspace {workspace.name!r} has no variable {variable!r:.100}", "variable")
 

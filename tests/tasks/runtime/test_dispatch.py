@@ -12,7 +12,7 @@ from support.runs import ENDLESS, PATIENCE, Gate
 from support.servers import running_server
 
 from bgpy.client import Client
-from bgpy.errors import JobFailedError, ModelDataError, ModelError, PlaceholderNotFoundError, RefusedError
+from bgpy.errors import ModelDataError, ModelError, PlaceholderNotFoundError, PredictionFailedError, RefusedError
 from bgpy.tasks.runtime import dispatch, runtime_tasks
 from bgpy.tasks.runtime.commands import ACTIONS, COMMANDS
 from bgpy.tasks.runtime.face import Run, Runtime
@@ -210,10 +210,11 @@ def test_what_a_model_raises_is_told_with_its_files_and_lines(client: Client, ru
     assert answer["result"].endswith("object is not iterable")
     assert 'File "main.py", line 8, in sums' in answer["traceback"]
     assert answer["traceback"].splitlines()[1] == '  File "main.py", line 6, in predict'
-    with pytest.raises(JobFailedError) as failed:
+    with pytest.raises(PredictionFailedError) as failed:
         run.run_model("model", [1])
     assert f"{failed.value.type_name}: {failed.value.message}" == answer["result"]
     assert failed.value.traceback_text == answer["traceback"]
+    assert str(failed.value).startswith(f"A prediction of the session {run.id!r} failed: TypeError: ")
 
 
 def test_what_is_no_model_does_not_predict(run: Run) -> None:

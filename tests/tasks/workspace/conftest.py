@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,7 +25,9 @@ def ray_cluster(_session_home: object, tmp_path_factory: pytest.TempPathFactory)
     """Return a cluster of one node; its workspaces take no whole CPU each."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("could not import 'ray'")
-    cluster = RayCluster(tmp_path_factory.mktemp("ray"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        client_port = free.getsockname()[1]
+    cluster = RayCluster(tmp_path_factory.mktemp("ray"), client_port)
     os.environ.update(cluster.environment)  # which `_session_home` puts back
     yield cluster
     cluster.close()

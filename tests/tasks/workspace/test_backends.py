@@ -15,6 +15,7 @@ from bgpy.errors import RefusedError, SerializationError
 from bgpy.tasks.workspace.backends import Abilities, Backend, Order, Outcome
 from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
 from bgpy.tasks.workspace.backends.thread import ThreadBackend
+from bgpy.tasks.workspace.readers import MAX_LEFT
 from bgpy.tasks.workspace.values import Packed
 from bgpy.tasks.workspace.variables import INSPECTOR
 
@@ -154,6 +155,22 @@ def test_a_variable_whose_own_methods_never_end_keeps_nobody_from_reading_others
     assert session.backend.read(["y"], "json", None, PATIENCE) == {"y": 5}
     session.backend.write("y", 6, PATIENCE)
     assert session.value("y") == 6
+
+
+def test_a_variable_whose_own_methods_wait_where_no_interrupt_comes_keeps_nobody_from_reading_others(session: Session) -> None:
+    session.run("import threading\ngate = threading.Event()")
+    session.run("class Waiting:\n    def __reduce__(self):\n        gate.wait()\n        return int, ()\nx, y = Waiting(), 5")
+    for _ in range(MAX_LEFT):
+        with pytest.raises(TimeoutError):
+            session.backend.read(["x"], "objects", None, 0.1)
+        assert session.backend.read(["y"], "json", None, PATIENCE) == {"y": 5}
+    if session.backend.abilities.own_main:  # otherwise each has a thread of its own anyway
+        for name in ("x", "y"):  # no more take their place
+            with pytest.raises(TimeoutError):
+                session.backend.read([name], "objects", None, 0.1)
+    session.run("gate.set()")
+    assert session.backend.read(["y"], "json", None, PATIENCE) == {"y": 5}
+    assert session.backend.read(["x"], "objects", None, PATIENCE)["x"].open() == 0
 
 
 def test_an_interrupt_ends_a_loop_and_names_its_job(session: Session) -> None:

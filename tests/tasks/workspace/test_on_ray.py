@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from bgpy.tasks.workspace.backends import ray as ray_backend
 from bgpy.tasks.workspace.backends.ray import RayBackend
 from bgpy.tasks.workspace.face import Workspaces
 from bgpy.tasks.workspace.jobs import JobState
+from bgpy.tasks.workspace.onray.agent import seconds_left
 from bgpy.tasks.workspace.onray.cluster import Cluster
 from bgpy.tasks.workspace.workspaces import Workspaces as WorkspacesOfServer
 
@@ -154,10 +157,13 @@ def test_a_node_that_dies_takes_its_workspace_which_begins_anew_elsewhere(
     assert [nodes[lab.status()["node"]]["address"] for lab in (there, here)] == [lab.status()["address"] for lab in (there, here)]
     assert (there.status()["node"], nodes[spare]["workspaces"], nodes[spare]["resources"]["spare"]) == (spare, 1, 1.0)
     assert workspaces.create("beside", "process").status()["node"] is None
-    moved = workspaces.create("moved", num_cpus=0, resources={"spare": 0.5})
-    moved.run("x = 3")
-    job = moved.push_job("print('in', flush=True)\nwhile True: pass")
-    next(event for event in moved.watch(0) if event.kind == "output")
+    moved = workspaces.create("moved", num_cpus=0, resources={"spare": 0.5}, on_crash="continue")
+    given_up = workspaces.create("given up", num_cpus=0, resources={"spare": 0.25}, on_crash="abort")
+    endless = "x = 3\nprint('in', flush=True)\nwhile True: pass"
+    job, other_job = moved.push_job(endless), given_up.push_job(endless)
+    goes_on, aborted = moved.push_job("'x' in globals()"), given_up.push_job("1")
+    for lab in (moved, given_up):
+        next(event for event in lab.watch(0) if event.kind == "output")
     other = ray_cluster.add_node(resources={"spare": 1})
     try:
         ray_cluster.remove_node(spare)
@@ -165,6 +171,12 @@ def test_a_node_that_dies_takes_its_workspace_which_begins_anew_elsewhere(
         assert job.state is JobState.CRASHED
         assert job.error is not None
         assert "its node has died" in job.error.message
+        assert other_job.wait(60)
+        assert (other_job.state, aborted.state) == (JobState.CRASHED, JobState.ABORTED)
+        assert aborted.error is not None
+        assert "its node has died" in aborted.error.message
+        assert goes_on.result(timeout=60) is False
+        assert given_up.run("'x' in globals()", timeout=60) is False
         assert moved.run("'x' in globals(), __import__('ray').get_runtime_context().get_node_id()", timeout=60) == (False, other)
         assert here.run("x") == 2
         with pytest.raises((RefusedError, bgpy.JobFailedError), match=r"its node has died|no node"):
@@ -336,6 +348,53 @@ def test_a_variable_goes_from_one_workspace_to_another_by_the_object_store(start
         here.copy_variable("big", "missing")
 
 
+PROGRAM = """
+import sys, numpy, ray, bgpy
+from bgpy.tasks.workspace import Workspaces
+with bgpy.connect("lab") as client:
+    shared = Workspaces(client)["lab"].shared
+    try:
+        shared["x"] = 1
+    except bgpy.RefusedError as refused:
+        print(refused)
+    ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
+    shared["x"] = numpy.arange(1_000_000)
+    for _ in range(12):  # more than the store has room for
+        shared["y"] = numpy.ones(1_000_000)
+        y = shared["y"]
+    shared["word"] = ray.put("hello")
+    x = shared["x"]
+    counted = ray._private.worker.global_worker.core_worker.get_all_reference_counts()
+    print(int(x.sum()), x.flags.writeable, int(y.sum()), len(counted))
+    try:
+        shared["missing"]
+    except bgpy.RefusedError as refused:
+        print(refused)
+"""
+
+
+def test_a_program_on_the_cluster_hands_values_over_by_the_object_store(
+    start: Callable[..., Client], ray_cluster: RayCluster
+) -> None:
+    workspaces = Workspaces(start())
+    lab = workspaces.create("lab", num_cpus=0)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, ray_cluster.address], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    refused, figures, missing = done.stdout.splitlines()
+    assert "not connected to a Ray cluster" in refused
+    assert figures == "499999500000 False 1000000 0"
+    assert "no variable 'missing'" in missing
+    assert lab.run("(int(x.sum()), x.flags.writeable, word)") == (499_999_500_000, False, "hello")
+    assert lab.run("import ray; ray._private.worker.global_worker.core_worker.get_all_reference_counts()") == {}
+    with pytest.raises(RefusedError, match="hexadecimal"):
+        lab._server.ask("take_variable", "lab", variable="x", reference="none")
+    workspaces.create("here", "process")
+    with pytest.raises(RefusedError, match="'here' is not on Ray"):
+        lab._server.ask("lend_variable", "here", variable="x")
+
+
 def test_the_end_of_the_agent_ends_no_workspace_and_another_one_follows(ray_cluster: RayCluster) -> None:
     before = set(workers.child_processes())
     workspaces = WorkspacesOfServer(ray=ray_cluster.address)
@@ -352,6 +411,13 @@ def test_the_end_of_the_agent_ends_no_workspace_and_another_one_follows(ray_clus
         assert second.wait(second.push("script", "x = 2"), PATIENCE) is JobState.DONE
     finally:
         workspaces.close()
+
+
+def test_a_start_behind_a_crowd_is_waited_for_as_long_as_others_become_ready_up_to_a_limit() -> None:
+    assert seconds_left(begun=100, came=0, timeout=60, until=700, now=130) == 30
+    assert seconds_left(begun=100, came=0, timeout=60, until=700, now=161) == 0
+    assert seconds_left(begun=100, came=150, timeout=60, until=700, now=161) == 49
+    assert seconds_left(begun=100, came=690, timeout=60, until=700, now=695) == 5
 
 
 def test_an_actor_that_waits_for_a_node_ends_with_its_server_and_the_wait_is_told(

@@ -135,7 +135,7 @@ class Agent:
                     del self._coming[name]
 
     def _left(self, begun: float, timeout: float, until: float) -> float:
-        return max(min(max(begun, self._came) + timeout, until) - time.monotonic(), 0.0)
+        return seconds_left(begun, self._came, timeout, until, time.monotonic())
 
     def find(self, home: str) -> dict[str, Any] | None:
         """Return what the living actor of a workspace has written down, None where there is none."""
@@ -230,6 +230,11 @@ class Agent:
         free = ", ".join(f"{name} {amount:g}" for name, amount in resources if ":" not in name)
         wanted = ", ".join(f"{name} {value}" for name, value in placement.items() if name != "runtime_env") or "1 CPU"
         return f"no node of the cluster had room for it within {timeout:.0f} s: it asks for {wanted}; free are {free or 'none'}"
+
+
+def seconds_left(begun: float, came: float, timeout: float, until: float, now: float) -> float:
+    """Return how much longer a start is waited for: a time since it began or another one `came`, but to `until` at most."""
+    return max(min(max(begun, came) + timeout, until) - now, 0.0)
 
 
 def describe_death(text: str) -> dict[str, Any]:

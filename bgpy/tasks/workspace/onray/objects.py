@@ -10,6 +10,8 @@ from typing import Any
 
 #: How a worker is asked for it, see `bgpy.tasks.workspace.backends.Backend.ask`.
 HOST = "bgpy.tasks.workspace.onray.objects:Objects"
+#: Variables that are in the store for others at the same time; the oldest makes room for a new one.
+MAX_GIVEN = 100
 
 
 class Objects:
@@ -26,6 +28,8 @@ class Objects:
         namespace = vars(sys.modules["__main__"])
         if name not in namespace:
             raise NameError(f"there is no variable {name!r}")
+        while len(self._given) >= MAX_GIVEN:
+            self.forget(next(iter(self._given)))  # whoever asked for it has not come for it, nor said so
         reference = ray.put(namespace[name])
         self._given[reference.binary()] = reference
         return {"key": reference.binary(), "reference": cloudpickle.dumps(reference)}
@@ -38,9 +42,15 @@ class Objects:
         vars(sys.modules["__main__"])[given["name"]] = ray.get(cloudpickle.loads(given["reference"]))
 
     def forget(self, key: bytes) -> None:
-        """Let go of what `give` has put into the store; it is gone with the last that uses it."""
-        from ray._private.worker import global_worker
+        """Let go of what `give` has put into the store; it is gone with the last that uses it. Again is fine."""
+        reference = self._given.pop(key, None)
+        if reference is not None:
+            let_go(reference)
 
-        # A reference that was pickled by hand is counted once more, as long as this process lives: Ray cannot know who has it.
-        with contextlib.suppress(AttributeError):  # of a version that counts in another way, and then keeps it
-            global_worker.core_worker.remove_object_ref_reference(self._given.pop(key))
+
+def let_go(reference: Any) -> None:
+    """Undo what pickling a reference does: it is counted once more from then on, for Ray cannot know who has it."""
+    from ray._private.worker import global_worker
+
+    with contextlib.suppress(AttributeError):  # of a version that counts in another way, and then keeps it
+        global_worker.core_worker.remove_object_ref_reference(reference)
