@@ -70,9 +70,7 @@ def test_variables_are_listed_with_what_they_are_paged_and_counted_up(visit: Vis
     page.keyboard.press("Escape")
 
 
-def test_what_cannot_be_read_any_more_is_said_in_the_dialog(
-    visit: Visit, lab: str, served: Served
-) -> None:
+def test_what_cannot_be_read_any_more_is_said_in_the_dialog(visit: Visit, lab: str, served: Served) -> None:
     served.ask("push_job", name=lab, type="script", job="passing = list(range(5000))", timeout=20)
     page = visit.go(f"#workspaces/{lab}")
     page.get_by_role("button", name="passing").click()
