@@ -220,7 +220,7 @@ class Workspace:
             process = self._backend.process if self._backend is not None else None
             return {
                 **self._queue.status(),
-                "type": self.options.type,
+                **self.options.told(),
                 "pid": process[0] if process is not None else None,
                 "abilities": dict(self._abilities._asdict()) if self._abilities is not None else None,
                 **self._queue.jobs.bounds(),
