@@ -21,7 +21,6 @@ from bgpy.tasks.tensorflow.changes import Bounds
 from bgpy.tasks.tensorflow.fleet import Fleet
 from bgpy.tasks.tensorflow.readings import HOST, with_node
 from bgpy.tasks.tensorflow.replicas import IDLE_TIME, MAX_REPLICAS
-from bgpy.tasks.workspace import commands as of_workspaces
 from bgpy.tasks.workspace.answering import answer_at_end, refused
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.dispatch import dispatch as dispatch_to_workspaces
@@ -31,8 +30,7 @@ from bgpy.tasks.workspace.values import Packed, Value
 from bgpy.tasks.workspace.workspace import Workspace
 
 _OWN = [command.name for command in commands.OWN]
-_DESTROYING = {command.name: command for command in (of_workspaces.DESTROY, of_workspaces.DESTROY_WORKSPACE)}
-_CHECKS = {command.name: checker(command) for command in (*commands.OWN, *commands.HIDDEN, *_DESTROYING.values())}
+_CHECKS = {command.name: checker(command) for command in (*commands.OWN, *commands.HIDDEN)}
 _NUMBERS = ("replicas", "min_replicas", "max_replicas")
 
 Fields = dict[str, Any]
@@ -52,10 +50,6 @@ def dispatch(fleet: Fleet, client_socket: ClientSocket, message: Mapping[str, An
         return
     try:
         fields = _CHECKS[name](message)
-        if name in _DESTROYING:
-            fleet.destroy(fields.get("name"))
-            dispatch_to_workspaces(fleet.workspaces, client_socket, message, _OWN)
-            return
         _HANDLERS[name](fleet.workspaces[fields["name"]], fleet, client_socket, fields)
     except (OverloadedError, RefusedError, SerializationError, StoreError) as failure:
         client_socket.respond(refused(failure))

@@ -35,6 +35,7 @@ class Fleet:
         self._lock = threading.Lock()
         self._models: dict[str, ReplicatedModel] = {}
         self.closed = False
+        workspaces.when_destroyed.append(self._destroyed)
 
     def find(self, workspace: Workspace) -> ReplicatedModel | None:
         """Return the model of a workspace, where it has replicas."""
@@ -102,11 +103,10 @@ class Fleet:
         for orphan in [each.name for each in found if each.options.replica_of not in (None, *names)]:
             self.workspaces.destroy(orphan)  # the server was killed between the end of the model's workspace and its own
 
-    def destroy(self, name: str | None) -> None:
-        """Destroy the replicas of one or all workspaces that are about to be destroyed; blocks until that is done."""
-        with self._lock:
-            models = [model for model in self._models.values() if name in (None, model.home.name)]
-        for model in models:
+    def _destroyed(self, workspace: Workspace) -> None:
+        """Destroy the replicas of a workspace that is about to be destroyed; blocks until that is done."""
+        model = self.find(workspace)
+        if model is not None:
             model.dissolve()
 
     def shut(self) -> None:
