@@ -44,6 +44,8 @@ class ModelBackend(ScriptedBackend):
         #: The path that it cannot load.
         self.missing = "missing"
         self.deployed: dict[str, Any] | None = None
+        #: The error of all predictions, None where they run.
+        self.fails_with: dict[str, Any] | None = None
 
     def _execute(self, order: Order) -> bool:
         if not order.calls:
@@ -59,7 +61,7 @@ class ModelBackend(ScriptedBackend):
         argument = argument.open() if isinstance(argument, Packed) else argument
         self.arguments.append((order.kind, argument))
         if order.kind == "predict":
-            return self._predict(argument)
+            return self._predict(argument) if self.fails_with is None else Outcome("failed", None, self.fails_with)
         if order.kind == "recall":
             return Outcome("done", Value(self.deployed, None), None)
         if order.kind == "undeploy":
@@ -93,11 +95,34 @@ class ModelBackend(ScriptedBackend):
 
 
 class ModelBackends(Backends):
-    """Makes such interpreters, and remembers them."""
+    """
+    Makes such interpreters, and remembers them.
+
+    Attributes
+    ----------
+    gate, missing
+        Those of the next replicas.
+    survivors
+        Interpreters that another server has left, by the home of their workspace: their models are found again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate: threading.Event | None = None
+        self.missing = "missing"
+        self.survivors: dict[str | None, ModelBackend] = {}
+        self.homes: dict[str | None, ModelBackend] = {}
 
     def make(self, options: Options, listener: Listener) -> ScriptedBackend:
-        self.made.append(ModelBackend(listener, self.abilities, self.fails, self.ready))
-        return self.last
+        made = ModelBackend(listener, self.abilities, self.fails, self.ready)
+        if options.replica_of is not None:
+            made.gate, made.missing = self.gate, self.missing
+        survivor = self.survivors.pop(options.home, None)
+        if survivor is not None:
+            made.adopted, made.deployed, made.version = True, survivor.deployed, survivor.version
+        self.made.append(made)
+        self.homes[options.home] = made
+        return made
 
 
 class Desk:

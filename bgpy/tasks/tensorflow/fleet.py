@@ -4,12 +4,13 @@ The models of a server that have replicas, by their workspaces.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 
-from bgpy.errors import RefusedError, WorkspaceNotFoundError
+from bgpy.errors import BgpyError, RefusedError, WorkspaceNotFoundError
 from bgpy.tasks.tensorflow.catalog import Catalog
 from bgpy.tasks.tensorflow.readings import recall
 from bgpy.tasks.tensorflow.replicas import replica_name
@@ -99,7 +100,8 @@ class Fleet:
             if replicas or bounds.get("max_replicas", 1) > 1:
                 self.make(home).take_up(replicas, bounds)
             elif left is not None and home.options.home is not None:
-                home.call(recall(), "", then=partial(self.catalog.ended, home))
+                with contextlib.suppress(BgpyError):  # its queue is full, or broken
+                    home.call(recall(), "", then=partial(self.catalog.ended, home))
         for orphan in [each.name for each in found if each.options.replica_of not in (None, *names)]:
             self.workspaces.destroy(orphan)  # the server was killed between the end of the model's workspace and its own
 

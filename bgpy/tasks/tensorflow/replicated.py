@@ -118,15 +118,16 @@ class ReplicatedModel:
 
     def take_up(self, replicas: list[Workspace], bounds: Mapping[str, Any]) -> None:
         """Learn of the replicas that an earlier server has left; those whose interpreters may live are asked what they have."""
-        count = len(replicas) + 1
-        for workspace in [self.home, *replicas]:
-            self._group.take_up(workspace.name, workspace)
-        self._group.bound(*bounds_in(bounds, count))
-        for replica, workspace in zip(list(self._group.replicas), [self.home, *replicas], strict=True):
-            if workspace.options.home is not None:
-                with self._lock:
-                    self._group.begin(replica)
+        found = [(self._group.take_up(workspace.name, workspace), workspace) for workspace in [self.home, *replicas]]
+        self._group.bound(*bounds_in(bounds, len(found)))
+        living = [each for each in found if each[1].options.home is not None]
+        for replica, _ in living:  # all, before the first one answers: none is taken for lost
+            self._group.begin(replica)
+        for replica, workspace in living:
+            try:
                 workspace.call(recall(), "", then=partial(self._recalled, replica, workspace))
+            except BgpyError:  # its queue is full, or broken
+                self._group.unloaded(replica)
 
     def dissolve(self) -> None:
         """Destroy all replicas but the first, with what they run; blocks until that is done."""
@@ -145,9 +146,9 @@ class ReplicatedModel:
             low, high, idle_time = self.bounds
         homes = [home for _, home, _ in rows if isinstance(home, Workspace)]
         having = [known for known in map(self._fleet.catalog.describe, homes) if known is not None]
-        if target is None or not having:
+        if not having:
             return None
-        best = next((each for each in having if each["version"] == target.version), having[0])
+        best = next((each for each in having if target is not None and each["version"] == target.version), having[0])
         times = [each["last_prediction"] for each in having if each["last_prediction"] is not None]
         return {
             **best,
@@ -184,7 +185,7 @@ class ReplicatedModel:
             else:
                 self._group.failed(first, why(record), self._fleet.clock(), stays=True)
             change.begun = record.state.ended
-        self.wake()
+            self._wake()
 
     def _loaded(self, replica: Replica, home: Workspace, load: Load | None, record: JobRecord) -> None:
         self._fleet.catalog.ended(home, record)
@@ -193,7 +194,7 @@ class ReplicatedModel:
                 self._group.loaded(replica, load)
             else:
                 self._group.failed(replica, why(record), self._fleet.clock())
-        self.wake()
+            self._wake()
 
     def _recalled(self, replica: Replica, home: Workspace, record: JobRecord) -> None:
         """Take the answer of an interpreter that an earlier server has left, or of a new one that has nothing."""
@@ -209,7 +210,7 @@ class ReplicatedModel:
                 if target is None or load.version > target.version:
                     self._group.bound(*bounds_in(known, len(self._group.replicas)))
                     self._group.aim(load)
-        self.wake()
+            self._wake()
 
     # What is to be done about it.
 
