@@ -23,6 +23,7 @@ class ScriptedBackend:
     """
 
     process: tuple[int, str] | None = None
+    place: tuple[str, str] | None = None
     adopted = False
 
     def __init__(self, listener: Listener, abilities: Abilities, fails: str | None, ready: threading.Event | None) -> None:

@@ -94,7 +94,8 @@ GET_WORKSPACE = Command(
 )
 GET_STATUS = Command(
     "get_status", "Tell how a workspace is.", (NAME,),
-    "STATUS, CUR_JOB_NUM, FIN_JOB_NUM, JOB_COUNT; and type, restarts, pid, held, abilities, first_job, next_job, last_event.",
+    "STATUS, CUR_JOB_NUM, FIN_JOB_NUM, JOB_COUNT; and type, restarts, pid, node and address (on Ray), held, abilities, "
+    "first_job, next_job, last_event.",
     guide="Get workspace status", guide_result="Workspace status",
 )  # fmt: skip
 PUSH_JOB = Command(
@@ -280,6 +281,11 @@ GET_OVERVIEW = Command(
     "time, server, workspaces, a list of statuses, and ended: workspace, job, state, ended, waited, ran of each.",
 )  # fmt: skip
 
+GET_NODES = Command(
+    "get_nodes", "List the nodes of the Ray cluster; none where the server uses no cluster.", (),
+    "A list: node (its id), address, name, alive, resources, and workspaces, the number of this server's that run there.",
+)  # fmt: skip
+
 COMMANDS: tuple[Command, ...] = (
     CREATE,
     DESTROY,
@@ -304,4 +310,5 @@ COMMANDS: tuple[Command, ...] = (
     WATCH,
     GET_METRICS,
     GET_OVERVIEW,
+    GET_NODES,
 )  # fmt: skip

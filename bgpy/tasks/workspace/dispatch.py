@@ -263,6 +263,10 @@ def _get_overview(workspaces: Workspaces, client_socket: ClientSocket, fields: F
     return workspaces.overview(fields["since"])
 
 
+def _get_nodes(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> list[dict[str, Any]]:
+    return workspaces.nodes()
+
+
 def _watch(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> None:
     """Stream events until the job has ended, the workspace is gone, or the client is."""
     workspace = workspaces[fields["name"]]
@@ -352,4 +356,5 @@ _HANDLERS: Mapping[str, Callable[[Workspaces, ClientSocket, Fields], Any]] = {
     "resume": _resume,
     "get_metrics": _get_metrics,
     "get_overview": _get_overview,
+    "get_nodes": _get_nodes,
 }

@@ -146,6 +146,19 @@ class Workspaces:
         """End one workspace, or all of them, with all that they run; raises WorkspaceNotFoundError."""
         self._server.ask("destroy_workspace", name)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """
+        List the nodes of the Ray cluster, those that live first; none where the server uses no cluster.
+
+        Returns
+        -------
+        nodes
+            Of each ``node`` (its id), ``address``, ``name``, ``alive``, ``resources``, and ``workspaces``: how many of this
+            server run there.
+        """
+        nodes: list[dict[str, Any]] = self._server.ask("get_nodes")
+        return nodes
+
     def close(self) -> None:
         """Close the client, if it was made here. Again is fine; the workspaces live on."""
         if self._owned:
@@ -243,8 +256,8 @@ class Workspace:
         -------
         status
             STATUS (INITIAL, IDLE, BUSY, EXCEPT: the last job did not run through), CUR_JOB_NUM and FIN_JOB_NUM (-1 at first),
-            JOB_COUNT (how many are queued); held, restarts (how many workers have died), type, pid, abilities; first_job and
-            next_job (the numbers of those that are remembered), last_event.
+            JOB_COUNT (how many are queued); held, restarts (how many workers have died), type, pid, abilities; on Ray node and
+            address (of that node); first_job and next_job (the numbers of those that are remembered), last_event.
         """
         status: dict[str, Any] = self._server.ask("get_status", self.name)
         return status

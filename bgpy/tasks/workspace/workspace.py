@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from bgpy.errors import RefusedError, StoreError
 from bgpy.serving.deadlines import Deadlines
-from bgpy.tasks.workspace.backends import Abilities, Backend, Outcome
+from bgpy.tasks.workspace.backends import Abilities, Backend, Outcome, whereabouts
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.events import EventLog
 from bgpy.tasks.workspace.hearing import Ear, JobTimer
@@ -217,11 +217,10 @@ class Workspace:
     def status(self) -> dict[str, Any]:
         """Return how the workspace is: the keys of the original, and more."""
         with self._lock:
-            process = self._backend.process if self._backend is not None else None
             return {
                 **self._queue.status(),
                 **self.options.told(),
-                "pid": process[0] if process is not None else None,
+                **whereabouts(self._backend),
                 "abilities": dict(self._abilities._asdict()) if self._abilities is not None else None,
                 **self._queue.jobs.bounds(),
                 "last_event": self.log.last,

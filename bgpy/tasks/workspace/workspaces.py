@@ -31,6 +31,8 @@ from bgpy.tasks.workspace.workspace import KEPT_OUTPUT, Workspace
 MAX_ENDED = 1000
 #: Characters of a name.
 MAX_NAME = 200
+#: Seconds for a cluster to tell of its nodes.
+NODES_TIMEOUT = 5.0
 #: Seconds that a worker of a killed server has to end by itself, as it does when its control pipe ends.
 _SURVIVOR_TIMEOUT = 2.0
 
@@ -244,6 +246,17 @@ class Workspaces:
             "ended": ended[-MAX_ENDED:],
         }
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """
+        Return the nodes of the Ray cluster, and how many workspaces of this server run on each; [] where it uses none.
+
+        Raises RefusedError where the cluster does not answer.
+        """
+        with self._lock:
+            workspaces = list(self._workspaces.values())
+        counts = Counter(workspace.status()["node"] for workspace in workspaces)
+        return [{**node, "workspaces": counts[node["node"]]} for node in self._backends.nodes()]
+
     def shut(self) -> None:
         """Begin to close: nothing starts any more, and whoever waits for a job, or watches, is woken. Does not block."""
         for workspace in self._begin_to_close():
@@ -345,6 +358,16 @@ class Backends:
             return self.connect()
         except (MissingExtraError, ClusterError) as error:
             raise RefusedError(str(error).rstrip("."), "type") from error
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes of the cluster that is in use, [] for none; raises RefusedError where it does not answer."""
+        with self._lock:
+            cluster = self._cluster
+        try:
+            found: list[dict[str, Any]] = [] if cluster is None else cluster.ask("nodes", NODES_TIMEOUT)
+        except (MissingExtraError, ClusterError) as error:
+            raise RefusedError(str(error).rstrip(".")) from error
+        return found
 
     def close(self) -> None:
         """End what was shared."""

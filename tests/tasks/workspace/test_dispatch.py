@@ -196,6 +196,14 @@ def test_an_overview_has_the_status_of_each_workspace(desk: Desk) -> None:
     assert desk.ask("get_overview", since=overview["time"])["ended"] == []
 
 
+def test_a_server_without_a_cluster_has_no_nodes_and_its_workspaces_run_on_none(desk: Desk) -> None:
+    assert desk.ask("get_nodes") == []
+    desk.ask("create_workspace", name="x", type="thread")
+    desk.run("done", name="x")
+    status = desk.ask("get_status", name="x")
+    assert (status["node"], status["address"]) == (None, None)
+
+
 @pytest.mark.parametrize("message", [{}, {"command": None}, {"command": 5}, {"command": ["a"]}, {"command": "nonsense"}])
 def test_an_unknown_command_is_refused(desk: Desk, message: dict[str, Any]) -> None:
     reason, field = desk.refused(message)

@@ -150,6 +150,10 @@ def test_a_node_that_dies_takes_its_workspace_which_begins_anew_elsewhere(
     here = workspaces.create("here", num_cpus=0, resources={"node:__internal_head__": 0.001})
     assert there.run("import ray; x = 1; ray.get_runtime_context().get_node_id()") == spare
     assert here.run("x = 2; import ray; ray.get_runtime_context().get_node_id()") != spare
+    nodes = {node["node"]: node for node in workspaces.nodes() if node["alive"]}
+    assert [nodes[lab.status()["node"]]["address"] for lab in (there, here)] == [lab.status()["address"] for lab in (there, here)]
+    assert (there.status()["node"], nodes[spare]["workspaces"], nodes[spare]["resources"]["spare"]) == (spare, 1, 1.0)
+    assert workspaces.create("beside", "process").status()["node"] is None
     moved = workspaces.create("moved", num_cpus=0, resources={"spare": 0.5})
     moved.run("x = 3")
     job = moved.push_job("print('in', flush=True)\nwhile True: pass")
@@ -165,6 +169,8 @@ def test_a_node_that_dies_takes_its_workspace_which_begins_anew_elsewhere(
         assert here.run("x") == 2
         with pytest.raises((RefusedError, bgpy.JobFailedError), match=r"its node has died|no node"):
             there.run("x", timeout=60)
+        assert there.status()["node"] is None
+        assert [node["alive"] for node in workspaces.nodes() if node["node"] == spare] == [False]
     finally:
         ray_cluster.remove_node(other)
 

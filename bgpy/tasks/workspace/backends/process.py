@@ -85,6 +85,7 @@ class ProcessBackend:
         self, listener: Listener, *, spawner: Spawner, memory_limit: int | None = None, max_size: int = MAX_SIZE
     ) -> None:
         self.process: tuple[int, str] | None = None
+        self.place: tuple[str, str] | None = None
         self.adopted = False
         self._listener = listener
         self._spawner = spawner

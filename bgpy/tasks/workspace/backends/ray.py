@@ -67,6 +67,7 @@ class RayBackend:
     ) -> None:
         #: It is a process of another machine, as far as this one knows.
         self.process: tuple[int, str] | None = None
+        self.place: tuple[str, str] | None = None
         self.adopted = False
         self._listener = listener
         self._cluster = cluster
@@ -84,11 +85,6 @@ class RayBackend:
         self._killed = False
         self._closing = False
 
-    @property
-    def place(self) -> str | None:
-        """The node on which it runs."""
-        return self._record.get("node")
-
     # What a workspace asks for
 
     def start(self) -> None:
@@ -97,7 +93,7 @@ class RayBackend:
             jobs = self._adopt() or self._create()
         except ClusterError as error:
             raise RuntimeError(str(error)) from error
-        self._jobs = jobs
+        self._jobs, self.place = jobs, (self._record["node"], self._record["host"])
         self._thread = threading.Thread(target=self._hear, args=(jobs,), name="bgpy-ray-workspace", daemon=True)
         self._thread.start()
 

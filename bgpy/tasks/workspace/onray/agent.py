@@ -176,17 +176,19 @@ class Agent:
         return found
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Return the nodes of the cluster: id, address, name, resources, whether it lives."""
-        return [
+        """Return the nodes of the cluster, the living ones first: id, address, name, whether it lives, resources."""
+        nodes = [
             {
                 "node": node["NodeID"],
-                "host": node["NodeManagerAddress"],
+                "address": node["NodeManagerAddress"],
                 "name": node["NodeManagerHostname"],
-                "resources": {name: float(amount) for name, amount in node["Resources"].items()},
                 "alive": node["Alive"],
+                # Beside these each node has resources that are its own name.
+                "resources": {name: float(amount) for name, amount in node["Resources"].items() if not name.startswith("node:")},
             }
             for node in self._ray.nodes()
         ]
+        return sorted(nodes, key=lambda node: (not node["alive"], node["address"], node["node"]))
 
     def _handle(self, actor: str) -> Any:
         try:
@@ -206,9 +208,9 @@ class Agent:
     def _node(self, wanted: str) -> str:
         living = [node for node in self.nodes() if node["alive"]]
         for node in living:
-            if wanted in (node["node"], node["host"], node["name"]):
+            if wanted in (node["node"], node["address"], node["name"]):
                 return str(node["node"])
-        known = ", ".join(f"{node['node']} ({node['host']})" for node in living)
+        known = ", ".join(f"{node['node']} ({node['address']})" for node in living)
         raise ValueError(f"the cluster has no node {wanted!r}; it has {known}")
 
     def _no_room(self, placement: dict[str, Any], timeout: float) -> str:
