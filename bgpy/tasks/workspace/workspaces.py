@@ -197,6 +197,8 @@ class Workspaces:
         """End one or all workspaces; raises WorkspaceNotFoundError and StoreError."""
         workspaces = [self[name]] if name is not None else list(self._workspaces.values())
         for workspace in workspaces:
+            if name is None and self._workspaces.get(workspace.name) is not workspace:
+                continue  # it went with another one
             for tell in self.when_destroyed:
                 tell(workspace)
             try:

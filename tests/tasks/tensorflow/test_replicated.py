@@ -289,8 +289,9 @@ def test_undeploy_takes_the_replicas_away(three: Desk) -> None:
     assert list(rows(three)) == ["w"]
 
 
-def test_the_replicas_go_with_the_models_workspace(three: Desk) -> None:
-    assert three.answer({"command": "destroy_workspace", "name": "w"})["request_result"] is True
+@pytest.mark.parametrize("name", ["w", None])
+def test_the_replicas_go_with_the_models_workspace(three: Desk, name: str | None) -> None:
+    assert three.answer({"command": "destroy_workspace", "name": name})["request_result"] is True
     assert names(three) == []
     three.ask("create_workspace")
     three.run("deploy", path="m", replicas=2)
@@ -298,8 +299,7 @@ def test_the_replicas_go_with_the_models_workspace(three: Desk) -> None:
 
 
 def test_a_service_that_is_switched_off_has_no_replicas(three: Desk) -> None:
-    three.answer({"command": "destroy"})
-    three.answer({"command": "create"})
+    assert [three.answer({"command": command})["result"] for command in ("destroy", "create")] == [True, True]
     assert names(three) == []
 
 

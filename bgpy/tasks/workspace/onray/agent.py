@@ -24,6 +24,8 @@ _REACH_TIMEOUT = 10.0
 #: What Ray says of an actor that died, up to where it begins to guess.
 _NODE_DIED = re.compile(r"node has died\.? *(?:Node Id: *(?P<node>\w+))?")
 _WORKER_DIED = re.compile(r"Worker exit detail: (?P<detail>.*?)(?: Some common causes|$)", re.DOTALL)
+#: Of what an actor is placed by, what says nothing of the room that it needs.
+_UNSAID = ("runtime_env", "scheduling_strategy")
 _KILLED = "killed by `ray.kill`"
 _OUT_OF_MEMORY = re.compile(r"out of memory|OOM|memory usage threshold|memory monitor", re.IGNORECASE)
 
@@ -216,7 +218,7 @@ class Agent:
     def _no_room(self, placement: dict[str, Any], timeout: float) -> str:
         resources = sorted(self._ray.available_resources().items())
         free = ", ".join(f"{name} {amount:g}" for name, amount in resources if ":" not in name)
-        wanted = ", ".join(f"{name} {value}" for name, value in placement.items() if name != "runtime_env") or "1 CPU"
+        wanted = ", ".join(f"{name} {value}" for name, value in placement.items() if name not in _UNSAID) or "1 CPU"
         return f"no node of the cluster had room for it within {timeout:g} s: it asks for {wanted}; free are {free or 'none'}"
 
 
