@@ -290,13 +290,17 @@ class ReplicatedModel:
                 break
 
     def _home_of(self, replica: Replica) -> Workspace:
-        """Return the workspace of a replica: one like that of the model, on another node where Ray finds one."""
+        """Return the workspace of a replica: one like that of the model, on Ray each on the next node where there is room."""
         found = self.home if replica is self._group.first else self._fleet.find_replica(self.home, replica.name)
         if found is not None:
             return found
         options = {**self.home.options._asdict(), "home": None, "replica_of": self.home.name}
         if self.home.options.type == "ray":
-            options["placement"] = {"scheduling_strategy": "SPREAD", **(self.home.options.placement or {})}
+            number = int(replica.name.rpartition(".")[2])
+            options["placement"] = {
+                "spread": {"beside": self.home.status()["node"], "number": number},
+                **(options["placement"] or {}),
+            }
         return self._fleet.workspaces.create(replica.name, **options)
 
     def _destroy(self, replica: Replica) -> None:

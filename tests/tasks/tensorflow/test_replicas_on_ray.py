@@ -46,9 +46,10 @@ class Lab:
 
     def kill(self) -> None:
         assert self.server.pid is not None
-        assert self._start_time is not None
-        kill_process(self.server.pid, self._start_time)
-        assert wait_for_end(self.server.pid, self._start_time, 10)
+        if self._start_time is not None:
+            kill_process(self.server.pid, self._start_time)
+            assert wait_for_end(self.server.pid, self._start_time, 10)
+            self._start_time = None
 
     def connect(self) -> Client:
         return Client(self.server.host, self.server.port, TOKEN, timeout=LONG)
@@ -77,10 +78,8 @@ def lab(cluster: RayCluster, node: str, tmp_path_factory: pytest.TempPathFactory
     lab = Lab(cluster.address, tmp_path_factory.mktemp("lab"))
     try:
         with lab.connect() as client:
-            Workspaces(client).create("w").deploy(lab.paths[2], replicas=3)
+            Workspaces(client).create("w", num_cpus=0).deploy(lab.paths[2], replicas=3)
         yield lab
-        with lab.connect() as client:
-            Workspaces(client).destroy()
     finally:
         lab.kill()
 
@@ -117,29 +116,6 @@ def test_replicas_are_spread_over_the_nodes_and_rolled_under_load(lab: Lab, work
     assert {answer for each in answers for answer in each} == {2.0, 3.0}
 
 
-def test_replicas_outlive_the_server_and_serve_the_next_one_without_a_load(lab: Lab) -> None:
-    with lab.connect() as client:
-        before = next_jobs(Workspaces(client))
-    lab.kill()
-    lab.start()
-    with lab.connect() as client:
-        check_survivors(Workspaces(client), before)
-
-
-def check_survivors(workspaces: Workspaces, before: dict[str, int]) -> None:
-    model = Model(workspaces._server, "w", {})
-    assert {first(model) for _ in range(6)} == {3.0}
-    wait_until(lambda: is_ready(model, 2), LONG)
-    for name, number in next_jobs(workspaces).items():
-        kinds = set()
-        for each in range(before[name], number):
-            try:
-                kinds.add(workspaces[name].job(each).record["type"])
-            except RefusedError:
-                continue  # a prediction that the server before had
-        assert kinds <= {"recall", "predict"}
-
-
 def test_a_node_that_dies_leaves_the_others_answering(workspaces: Workspaces, cluster: RayCluster, node: str) -> None:
     model = workspaces["w"].model
     living = next(row["node"] for row in model.replicas if row["node"] != node)
@@ -162,3 +138,30 @@ def test_a_node_that_dies_leaves_the_others_answering(workspaces: Workspaces, cl
     assert set(found) <= {3.0, "crashed", "aborted"}
     assert found.count(3.0) > len(found) / 2
     assert {row["node"] for row in model.replicas} == {living}
+
+
+def test_replicas_outlive_the_server_and_serve_the_next_one_without_a_load(lab: Lab) -> None:
+    with lab.connect() as client:
+        before = next_jobs(Workspaces(client))
+    lab.kill()
+    lab.start()
+    try:
+        with lab.connect() as client:
+            check_survivors(Workspaces(client), before)
+            Workspaces(client).destroy()
+    finally:
+        lab.kill()
+
+
+def check_survivors(workspaces: Workspaces, before: dict[str, int]) -> None:
+    model = Model(workspaces._server, "w", {})
+    assert {first(model) for _ in range(6)} == {3.0}
+    wait_until(lambda: is_ready(model, 2), LONG)
+    for name, number in next_jobs(workspaces).items():
+        kinds = set()
+        for each in range(before[name], number):
+            try:
+                kinds.add(workspaces[name].job(each).record["type"])
+            except RefusedError:
+                continue  # a prediction that the server before had
+        assert kinds <= {"recall", "predict"}
