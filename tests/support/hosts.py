@@ -12,6 +12,7 @@ from bgpy.tasks.workspace.backends import Listener, Order, Outcome
 from bgpy.tasks.workspace.means import Options
 from bgpy.tasks.workspace.values import Packed, Value
 from support.scripted import Backends, KeepingSocket, ScriptedBackend
+from support.waiting import wait_until
 
 #: Seconds for what takes none.
 WAIT = 10.0
@@ -137,8 +138,10 @@ class Desk:
         self.state["workspaces"].close()
 
     def of(self, name: str) -> ModelBackend:
-        """Return the interpreter of a workspace."""
-        backend = self.state["workspaces"][name]._backend
+        """Return the interpreter of a workspace, once it is there."""
+        workspace = self.state["workspaces"][name]
+        wait_until(lambda: workspace._backend is not None)
+        backend = workspace._backend
         assert isinstance(backend, ModelBackend)
         return backend
 

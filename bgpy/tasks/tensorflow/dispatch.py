@@ -125,7 +125,7 @@ def _change(
     begun = time.monotonic()
     assert isinstance(call.argument, dict)
     change, number = model.change(
-        call.method, call.argument, bounds, getattr(client_socket, "identity", None), time_limit=fields["time_limit"]
+        call.method, call.argument, bounds, getattr(client_socket, "identity", None), fields["time_limit"]
     )
 
     def answer(record: JobRecord, waited: float) -> Fields:

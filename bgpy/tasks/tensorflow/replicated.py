@@ -18,6 +18,7 @@ from bgpy.tasks.tensorflow.readings import HOST, bounds_in, description_in, load
 from bgpy.tasks.tensorflow.replicas import Fill, Group, Load, Remove, Replica, Steps
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.jobs import Identity, JobRecord, JobState
+from bgpy.tasks.workspace.values import Packed
 from bgpy.tasks.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class ReplicatedModel:
         self._again = False
         self._timer: _Timer | None = None
         self._changes: list[Change] = []
+        self._time_limit: float | None = None  # of each load, as the last request had it
         known = fleet.catalog.describe(home)
         if known is not None:
             self._group.adopt(load_in(home.name, known, None))
@@ -77,7 +79,7 @@ class ReplicatedModel:
         argument: dict[str, Any],
         bounds: Bounds | None,
         identity: Identity | None,
-        **options: Any,
+        time_limit: float | None,
     ) -> tuple[Change | Workspace, int]:
         """
         Have the first replica load, and then the others; returns what to wait for, and the number of the first one's job.
@@ -88,8 +90,8 @@ class ReplicatedModel:
             deploy, update or undeploy.
         bounds
             How many replicas there may be from then on; None for as many as now.
-        options
-            As for `Workspace.push`.
+        time_limit
+            Seconds that each of them may load.
         """
         known = self.home.look(lambda jobs: jobs.find(identity))
         if known is not None:
@@ -97,6 +99,7 @@ class ReplicatedModel:
         change, first = Change(self.home, bounds or self.bounds), self._group.first
         with self._lock:
             self._changes.append(change)
+            self._time_limit = time_limit
             target, lost = self._group.target, not first.has_model() and not first.queued
             if kind == "undeploy":
                 self._group.dissolve()
@@ -107,10 +110,12 @@ class ReplicatedModel:
             self._group.begin(first)
         call, path = Call(HOST, kind, argument), str(argument.get("path", ""))
         try:
-            change.number = self.home.call(call, path, identity=identity, then=partial(self._changed, change), **options)
+            change.number = self.home.call(
+                call, path, identity=identity, time_limit=time_limit, then=partial(self._changed, change)
+            )
         except BgpyError as error:
             with self._lock:
-                self._changes.remove(change)
+                self._changes = [each for each in self._changes if each is not change]
                 self._group.failed(first, str(error), self._fleet.clock(), stays=True)
             self.wake()
             raise
@@ -275,7 +280,7 @@ class ReplicatedModel:
             self._load(fill.replica, fill.load, fill.steps)
 
     def _load(self, replica: Replica, load: Load, steps: Steps) -> None:
-        """Put the calls that load into a replica's queue."""
+        """Put the calls that load into a replica's queue; no store keeps them, for the next server would hold them, and all behind."""
         home = replica.home
         assert isinstance(home, Workspace)
         for place, (method, argument) in enumerate(steps, 1):
@@ -283,7 +288,9 @@ class ReplicatedModel:
             with self._lock:
                 self._group.begin(replica)
             try:
-                home.call(Call(HOST, method, argument), argument["path"], then=then)
+                home.call(
+                    Call(HOST, method, Packed.of(argument), kept=False), argument["path"], time_limit=self._time_limit, then=then
+                )
             except BgpyError as error:
                 with self._lock:
                     self._group.failed(replica, str(error), self._fleet.clock())

@@ -118,7 +118,8 @@ def test_replicas_are_spread_over_the_nodes_and_rolled_under_load(lab: Lab, work
 
 def test_a_node_that_dies_leaves_the_others_answering(workspaces: Workspaces, cluster: RayCluster, node: str) -> None:
     model = workspaces["w"].model
-    living = next(row["node"] for row in model.replicas if row["node"] != node)
+    nodes = {row["workspace"]: row["node"] for row in model.replicas}
+    (living,) = set(nodes.values()) - {node}
 
     def ask() -> float | str:
         try:
@@ -129,7 +130,7 @@ def test_a_node_that_dies_leaves_the_others_answering(workspaces: Workspaces, cl
     asking = Asking(ask, 4)
     try:
         cluster.remove_node(node)
-        wait_until(lambda: any(row["state"] != "ready" for row in model.replicas), LONG)
+        wait_until(lambda: all(row["state"] != "ready" for row in model.replicas if nodes[row["workspace"]] == node), LONG)
         assert {first(model) for _ in range(6)} == {3.0}
         wait_until(lambda: is_ready(model, 2), LONG)
     finally:

@@ -399,6 +399,25 @@ def test_replicas_in_processes_have_lost_their_models_and_get_the_next(tmp_path:
         desk.close()
 
 
+def test_a_replica_that_was_loading_when_the_server_ended_holds_up_nothing(tmp_path: Path) -> None:
+    desk = Desk(store=str(tmp_path / "jobs.db"))
+    desk.ask("create_workspace")
+    desk.run("deploy", path="m", replicas=2)
+    desk.run("update", path="b")
+    gate = desk.backends.gate = threading.Event()
+    desk.run("push_job", name="w.1", job="die", type=1)
+    wait_until(lambda: rows(desk)["w.1"][0] == "loading" and desk.of("w.1").at_gate.is_set())
+    desk.state["workspaces"].shut()
+    gate.set()
+    desk.close()
+    desk = Desk(store=str(tmp_path / "jobs.db"))
+    try:
+        assert desk.run("deploy", path="n")["value"]["version"] == 3
+        assert rows(desk) == {"w": ("ready", 3), "w.1": ("ready", 3)}
+    finally:
+        desk.close()
+
+
 def surviving_desk(folder: Path, before: Desk | None = None) -> Desk:
     backends = ModelBackends()
     backends.abilities = Abilities(kill=True, interrupt=True, capture=True, own_main=True, memory_limit=False, survive=True)
