@@ -219,6 +219,13 @@ class Group:
         self.bound(1, 1, self.idle_time)
         self._resize()
 
+    def take_leaving(self) -> list[Replica]:
+        """Return those that leave, for whoever removes them at once."""
+        leaving = [each for each in self.replicas if each.state is State.LEAVING and not each.goes]
+        for each in leaving:
+            each.goes = True
+        return leaving
+
     def begin(self, replica: Replica, home: Home | None = None) -> None:
         """Take note that a load is put into a replica's queue: it is out of the routing until that has ended."""
         replica.home = home or replica.home

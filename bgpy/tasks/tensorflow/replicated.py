@@ -105,7 +105,7 @@ class ReplicatedModel:
                 self._group.dissolve()
         self._fleet.keep(self)
         if kind == "update" and target is not None and lost:
-            self._load(first, target, target.steps(None))  # there is nothing yet that could have new weights
+            self._load(first, self.home, target, target.steps(None))  # there is nothing yet that could have new weights
         with self._lock:
             self._group.begin(first)
         call, path = Call(HOST, kind, argument), str(argument.get("path", ""))
@@ -138,9 +138,9 @@ class ReplicatedModel:
         """Destroy all replicas but the first, with what they run; blocks until that is done."""
         with self._lock:
             self._group.dissolve()
-            leaving = self._group.replicas[1:]
+            leaving = self._group.take_leaving()
         for replica in leaving:
-            self._destroy(replica)
+            self._remove(replica)
         self.wake()
 
     def describe(self) -> dict[str, Any] | None:
@@ -252,9 +252,7 @@ class ReplicatedModel:
                 self._again = bool(todo)
             for each in todo:
                 if isinstance(each, Remove):
-                    self._destroy(each.replica)
-                    with self._lock:
-                        self._group.removed(each.replica)
+                    self._remove(each.replica)
                 else:
                     self._fill(each)
         for change in over:
@@ -271,18 +269,22 @@ class ReplicatedModel:
         return over
 
     def _fill(self, fill: Fill) -> None:
+        replica = fill.replica
         try:
-            fill.replica.home = self._home_of(fill.replica)
+            home = self._home_of(replica)
         except BgpyError as error:
             with self._lock:
-                self._group.unfilled(fill.replica, str(error), self._fleet.clock())
+                self._group.unfilled(replica, str(error), self._fleet.clock())
+            return
+        with self._lock:
+            replica.home = home
+        if replica.goes:  # since its workspace was begun
+            self._remove(replica)
         else:
-            self._load(fill.replica, fill.load, fill.steps)
+            self._load(replica, home, fill.load, fill.steps)
 
-    def _load(self, replica: Replica, load: Load, steps: Steps) -> None:
-        """Put the calls that load into a replica's queue; no store keeps them, for the next server would hold them, and all behind."""
-        home = replica.home
-        assert isinstance(home, Workspace)
+    def _load(self, replica: Replica, home: Workspace, load: Load, steps: Steps) -> None:
+        """Put the calls that load into a replica's queue. No store keeps them: the next server would hold them, and others."""
         for place, (method, argument) in enumerate(steps, 1):
             then = partial(self._loaded, replica, home, load if place == len(steps) else None)
             with self._lock:
@@ -310,12 +312,16 @@ class ReplicatedModel:
             }
         return self._fleet.workspaces.create(replica.name, **options)
 
-    def _destroy(self, replica: Replica) -> None:
+    def _remove(self, replica: Replica) -> None:
+        with self._lock:
+            home, replica.home = replica.home, None  # whoever has it destroys it, and nobody else does
         try:
-            if self._fleet.workspaces[replica.name] is replica.home:
+            if home is not None and self._fleet.workspaces[replica.name] is home:
                 self._fleet.workspaces.destroy(replica.name)
         except BgpyError:
             pass  # somebody else has destroyed it; or the store could not note that, and the next server finds it again
+        with self._lock:
+            self._group.removed(replica)
 
     def _set_timer(self) -> None:
         """Have `wake` called when it is time."""
