@@ -50,11 +50,14 @@ def init_task(
         As for the task set ``bgpy.tasks.workspace``.
     """
     from bgpy.tasks.tensorflow.catalog import Catalog
+    from bgpy.tasks.tensorflow.fleet import Fleet
 
-    state, catalog = workspace.init_task(client_socket, workspaces=workspaces, **options), Catalog()
-    for name in state["workspaces"].names():
-        catalog.take_up(state["workspaces"][name])
-    return {**state, "catalog": catalog}
+    state = workspace.init_task(client_socket, workspaces=workspaces, **options)
+    fleet = Fleet(state["workspaces"], Catalog())
+    if client_socket is not None:
+        client_socket.when_ending(fleet.shut)
+    fleet.take_up()
+    return {**state, "fleet": fleet}
 
 
 @concurrent
@@ -62,12 +65,13 @@ def exec_task(client_socket: ClientSocket, state: dict[str, Any], args: dict[str
     """Answer one request; see `bgpy.tasks.tensorflow.commands` for all that can be asked."""
     from bgpy.tasks.tensorflow.dispatch import dispatch
 
-    dispatch(state["workspaces"], state["catalog"], client_socket, args)
+    dispatch(state["fleet"], client_socket, args)
     return state
 
 
 def exit_task(client_socket: ClientSocket, state: dict[str, Any], args: dict[str, Any]) -> None:
     """End all workers, and with them their models."""
+    state["fleet"].shut()
     workspace.exit_task(client_socket, state, args)
 
 

@@ -48,9 +48,13 @@ class Catalog:
         # What is known of a workspace goes with it, and another one of its name begins anew.
         self._entries: weakref.WeakKeyDictionary[Home, _Entry] = weakref.WeakKeyDictionary()
 
-    def take_up(self, workspace: Home) -> None:
-        """Learn what an earlier server has left: which version was the last one, and what waits for somebody to resume it."""
-        status, loads = workspace.status(), list[JobRecord]()
+    def take_up(self, workspace: Home) -> dict[str, Any] | None:
+        """
+        Learn what an earlier server has left: which version was the last one, and what waits for somebody to resume it.
+
+        Returns the description of what was loaded last, None where nothing was, or it was undeployed.
+        """
+        status, changes = workspace.status(), list[JobRecord]()
         for number in range(status["first_job"], status["next_job"]):
             try:
                 record = workspace.record(number, whole=False)
@@ -58,16 +62,20 @@ class Catalog:
                 continue  # a prediction: the store had only its number
             if not record.state.ended:
                 workspace.when_ended(number, partial(self.ended, workspace))
-            elif record.state is JobState.DONE and record.kind in ("deploy", "update"):
-                loads.append(record)
-        value = workspace.record(loads[-1].number).value if loads else None
-        if value is not None:
-            with self._lock:
-                self._entry(workspace).versions = value.json["version"]
+            elif record.state is JobState.DONE and record.kind in ("deploy", "update", "undeploy"):
+                changes.append(record)
+        loads = [record.number for record in changes if record.kind != "undeploy"]
+        value = workspace.record(loads[-1]).value if loads else None
+        if value is None:
+            return None
+        description: dict[str, Any] = value.json
+        with self._lock:
+            self._entry(workspace).versions = description["version"]
+        return description if changes[-1].number == loads[-1] else None
 
     def ended(self, workspace: Home, record: JobRecord) -> None:
         """Take the end of any job; that of one that changes the model may be told several times."""
-        if record.kind in ("deploy", "update"):
+        if record.kind in ("deploy", "update", "recall"):
             self._loaded(workspace, record)
         elif record.kind == "undeploy":
             self._unloaded(workspace, record)

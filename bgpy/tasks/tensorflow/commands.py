@@ -12,6 +12,12 @@ _PATH = Field("path", ("string",), REQUIRED, "A path on the server.", guide="Mod
 _TIME_LIMIT = Field(
     "time_limit", ("number", "null"), None, "Seconds that the job may run; then it is interrupted, then killed.", minimum=0
 )
+_REPLICAS = (
+    Field("replicas", ("integer", "null"), None, "On how many workspaces; null: as many as now, or one.", minimum=1),
+    Field("min_replicas", ("integer", "null"), None, "How many at least, where load decides.", minimum=1),
+    Field("max_replicas", ("integer", "null"), None, "How many at most, where load decides.", minimum=1),
+    Field("idle_time", ("number", "null"), None, "Seconds after which a replica goes that is not needed; 300.", minimum=0),
+)
 _ENCODING = Field(
     "encoding", ("string",), "objects", "How arrays come: as JSON, or as NumPy arrays for a Python client.", ("json", "objects")
 )
@@ -33,6 +39,7 @@ DEPLOY = Command(
         Field("warmup", ("boolean",), False, "Whether to run each signature once on zeros."),
         Field("max_batch", ("integer",), 64, "Rows of waiting predictions that are run as one; 1: each alone.", minimum=1),
         Field("safe_mode", ("boolean",), True, "Whether a .keras file that would run code of its own is refused."),
+        *_REPLICAS,
         TIMEOUT,
         INTERVAL,
         _TIME_LIMIT,
@@ -82,7 +89,8 @@ PREDICT = Command(
         _TIME_LIMIT,
         _ENCODING,
     ),
-    "job, finish, result, time: the result is a list of arrays in the order of the fetches; and state, error.",
+    "job, finish, result, time: the result is a list of arrays in the order of the fetches; and state, error, name: the workspace"
+    " whose job it is.",
     guide="Push job for prediction of deployed model",
     guide_result=_RESULT,
 )
@@ -92,7 +100,8 @@ DESCRIBE = Command(
     (NAME,),
     "null where nothing is; else name, path, format, platform, device, version, versions, load_time, predictions,"
     " failed_predictions, last_prediction, max_batch, default_signature and signatures: by name inputs and outputs, each by name"
-    " dtype and shape.",
+    " dtype and shape; replicas: of each workspace, state, version and waiting. With several also min_replicas, max_replicas and"
+    " idle_time.",
 )
 INFER = Command(
     "infer",
@@ -106,8 +115,8 @@ INFER = Command(
         Field("header_length", ("integer", "null"), None, "Bytes of JSON at the body's start, with the binary extension."),
         Field("timeout", ("number",), 60, "Seconds to wait for the job's end.", minimum=0),
     ),
-    "job, finish, result, time, state, error, value: content_type and header_length of the body, which is in the buffers of the"
-    " Packed in result.",
+    "job, finish, result, time, state, error, name, value: content_type and header_length of the body, which is in the buffers of"
+    " the Packed in result.",
 )
 
 #: What is only for the gateway's own adapters.

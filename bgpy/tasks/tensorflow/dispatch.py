@@ -9,13 +9,18 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError
+from bgpy.errors import BgpyError, OverloadedError, RefusedError, SerializationError, StoreError
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.schema import checker
 from bgpy.tasks.tensorflow import commands
 from bgpy.tasks.tensorflow.catalog import Catalog
+from bgpy.tasks.tensorflow.changes import Bounds
+from bgpy.tasks.tensorflow.fleet import Fleet
+from bgpy.tasks.tensorflow.readings import HOST, with_node
+from bgpy.tasks.tensorflow.replicas import IDLE_TIME, MAX_REPLICAS
 from bgpy.tasks.workspace.answering import answer_at_end, refused
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.dispatch import dispatch as dispatch_to_workspaces
@@ -23,99 +28,189 @@ from bgpy.tasks.workspace.dispatch import job_result
 from bgpy.tasks.workspace.jobs import JobRecord, JobState
 from bgpy.tasks.workspace.values import Packed, Value
 from bgpy.tasks.workspace.workspace import Workspace
-from bgpy.tasks.workspace.workspaces import Workspaces
-
-#: What runs models, in the worker.
-HOST = "bgpy.tasks.tensorflow.worker:make_host"
 
 _OWN = [command.name for command in commands.OWN]
 _CHECKS = {command.name: checker(command) for command in (*commands.OWN, *commands.HIDDEN)}
+_NUMBERS = ("replicas", "min_replicas", "max_replicas")
 
 Fields = dict[str, Any]
 #: Makes what an answer tells beside what it tells of any job, from the state and the value.
 Make = Callable[[JobState, Value | None], dict[str, Any]]
 
 
-def dispatch(workspaces: Workspaces, catalog: Catalog, client_socket: ClientSocket, message: Mapping[str, Any]) -> None:
+def dispatch(fleet: Fleet, client_socket: ClientSocket, message: Mapping[str, Any]) -> None:
     """
     Answer one request: those about models here, all others as the task set of workspaces does, in the same envelopes.
 
     Does not wait for jobs: whoever asks to is answered at the job's end, from another thread.
     """
     name = message.get("command")
-    if not isinstance(name, str) or name not in _CHECKS or not workspaces.on:
-        dispatch_to_workspaces(workspaces, client_socket, message, _OWN)
+    if not isinstance(name, str) or name not in _CHECKS or not fleet.workspaces.on:
+        dispatch_to_workspaces(fleet.workspaces, client_socket, message, _OWN)
         return
     try:
         fields = _CHECKS[name](message)
-        _HANDLERS[name](workspaces[fields["name"]], catalog, client_socket, fields)
+        _HANDLERS[name](fleet.workspaces[fields["name"]], fleet, client_socket, fields)
     except (OverloadedError, RefusedError, SerializationError, StoreError) as failure:
         client_socket.respond(refused(failure))
 
 
-def _deploy(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, fields: Fields) -> None:
+def _deploy(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
     if workspace.options.type == "thread":
         what = f"The thread workspace {workspace.name!r} has no process but the server's, and no server loads TensorFlow"
         raise RefusedError(f"{what}: create a workspace of type 0 (process) for the model", "name")
-    _check_path(fields)
+    _check_change(workspace, fields)
+    bounds = _bounds(workspace, fleet, fields)
     argument = {field: fields[field] for field in ("name", "path", "device", "warmup", "safe_mode")}
-    argument |= {"max_batch": int(fields["max_batch"]), "version": catalog.versions(workspace)}
-    _push(workspace, catalog, client_socket, fields, Call(HOST, "deploy", argument), _description)
+    argument |= {"max_batch": int(fields["max_batch"]), "version": fleet.catalog.versions(workspace)}
+    if bounds[1] > 1:
+        fleet.check_names(workspace, bounds[1])
+        fleet.make(workspace)
+        argument |= {"min_replicas": bounds[0], "max_replicas": bounds[1], "idle_time": bounds[2]}
+    _change(workspace, fleet, client_socket, fields, Call(HOST, "deploy", argument), bounds)
 
 
-def _update(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, fields: Fields) -> None:
-    _check_path(fields)
-    argument = {"name": fields["name"], "path": fields["path"], "version": catalog.versions(workspace)}
-    _push(workspace, catalog, client_socket, fields, Call(HOST, "update", argument), _description)
+def _update(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
+    _check_change(workspace, fields)
+    argument = {"name": fields["name"], "path": fields["path"], "version": fleet.catalog.versions(workspace)}
+    _change(workspace, fleet, client_socket, fields, Call(HOST, "update", argument))
 
 
-def _check_path(fields: Fields) -> None:
-    if not fields["path"]:
+def _bounds(workspace: Workspace, fleet: Fleet, fields: Fields) -> Bounds:
+    """Return how many replicas a deploy asks for, at least and at most; and the seconds after which one goes."""
+    replicas, low, high = (None if fields[each] is None else int(fields[each]) for each in _NUMBERS)
+    if replicas is not None and (low, high) != (None, None):
+        raise RefusedError(
+            "The field 'replicas' is a fixed number; 'min_replicas' and 'max_replicas' let load decide", "replicas"
+        )
+    model = fleet.find(workspace)
+    before = (1, 1, IDLE_TIME) if model is None else model.bounds
+    idle_time = before[2] if fields["idle_time"] is None else fields["idle_time"]
+    if replicas is not None:
+        low = high = replicas
+    elif low is None and high is None:
+        low, high = before[:2]
+    low = low or 1
+    high = high or max(low, before[1])
+    for field, number in zip(_NUMBERS, (replicas, low, high), strict=True):
+        if number is not None and number > MAX_REPLICAS:
+            raise RefusedError(f"A model has at most {MAX_REPLICAS} replicas", field)
+    if low > high:
+        raise RefusedError(f"At least {low} replicas cannot be at most {high}", "min_replicas")
+    return low, high, idle_time
+
+
+def _check_change(workspace: Workspace, fields: Fields) -> None:
+    model = workspace.options.replica_of
+    if model is not None:
+        raise RefusedError(f"{workspace.name!r} is a replica of the model of {model!r}, and has what that has", "name")
+    if not fields.get("path", "path"):
         raise RefusedError("The field 'path' is empty: it would be the worker's own folder", "path")
 
 
-def _undeploy(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, fields: Fields) -> None:
-    _push(workspace, catalog, client_socket, fields, Call(HOST, "undeploy", {"name": fields["name"]}), _nothing)
+def _undeploy(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
+    _check_change(workspace, fields)
+    _change(workspace, fleet, client_socket, fields, Call(HOST, "undeploy", {"name": fields["name"]}))
 
 
-def _predict(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, fields: Fields) -> None:
+def _change(
+    workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields, call: Call, bounds: Bounds | None = None
+) -> None:
+    """Queue what changes the model; where it has replicas, or shall have, that of the first, which the others follow."""
+    make = _nothing if call.method == "undeploy" else _description
+    model = fleet.find(workspace)
+    if model is None:
+        _push(workspace, fleet, client_socket, fields, call, make)
+        return
+    begun = time.monotonic()
+    assert isinstance(call.argument, dict)
+    change, number = model.change(
+        call.method, call.argument, bounds, getattr(client_socket, "identity", None), fields["time_limit"]
+    )
+
+    def answer(record: JobRecord, waited: float) -> Fields:
+        known = _describe_model(workspace, fleet) if record.state is JobState.DONE and make is _description else None
+        return {**job_result(record, waited), **({} if make is _nothing else {"value": known})}
+
+    answer_at_end(change, client_socket, number, fields["timeout"], answer, begun)
+
+
+def _predict(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
     feeds = fields["feed_dict"]
     if feeds is not None and not isinstance(feeds, (dict, Packed)):
         raise RefusedError(f"The field 'feed_dict' of predict is object or null, not {type(feeds).__name__}", "feed_dict")
     argument = {"fetches": fields["fetches"], "feed_dict": feeds, "encoding": fields["encoding"]}
     make = _arrays_as_json if fields["encoding"] == "json" else _arrays
-    _ask_model(workspace, catalog, client_socket, fields, argument, make)
+    _ask_model(workspace, fleet, client_socket, fields, argument, make)
 
 
-def _infer(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, fields: Fields) -> None:
+def _infer(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
     body = fields["body"]
     if not isinstance(body, Packed) or len(body.buffers) != 1:
         raise RefusedError("The field 'body' of infer is a Packed with one buffer", "body")
     argument = {field: fields[field] for field in ("protocol", "verb", "name", "version", "header_length")}
     argument["body"] = pickle.PickleBuffer(body.buffers[0])  # goes on as it came: out of band, where it is large
-    _ask_model(workspace, catalog, client_socket, fields, argument, _body)
+    _ask_model(workspace, fleet, client_socket, fields, argument, _body)
 
 
-def _describe(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, fields: Fields) -> None:
-    client_socket.respond({"request_result": True, "result": catalog.describe(workspace)})
+def _describe(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
+    client_socket.respond({"request_result": True, "result": _describe_model(workspace, fleet)})
+
+
+def _describe_model(workspace: Workspace, fleet: Fleet) -> dict[str, Any] | None:
+    model = fleet.find(workspace)
+    if model is not None:
+        return model.describe()
+    known = fleet.catalog.describe(workspace)
+    if known is None:
+        return None
+    waiting = workspace.look(lambda jobs: jobs.counts[JobState.QUEUED] + jobs.counts[JobState.RUNNING])
+    row = {"workspace": workspace.name, "state": "ready", "version": known["version"], "waiting": waiting}
+    return {**known, "replicas": [with_node(row, workspace)]}
 
 
 def _ask_model(
     workspace: Workspace,
-    catalog: Catalog,
+    fleet: Fleet,
     client_socket: ClientSocket,
     fields: Fields,
     argument: dict[str, Any],
     make: Make,
 ) -> None:
     """Queue a prediction, in whosever words. Of these there may be thousands a second: the store does not keep them."""
-    call = Call(HOST, "predict", Packed.of(argument), batch=catalog.max_batch(workspace), kept=False)
-    _push(workspace, catalog, client_socket, fields, call, make)
+    packed, model = Packed.of(argument), fleet.find(workspace)
+    if model is None:
+        _push(workspace, fleet, client_socket, fields, _prediction(workspace, fleet, packed), make)
+        return
+    for left in reversed(range(MAX_REPLICAS)):
+        replica = model.choose(argument.get("version"))
+        home = replica.home if isinstance(replica.home, Workspace) else workspace
+        try:
+            call, release = _prediction(home, fleet, packed), partial(model.release, replica)
+            _push(home, fleet, client_socket, fields, call, make, release)
+        except BgpyError as error:
+            model.release(replica)
+            if type(error) is not RefusedError or home is workspace or not left:
+                raise
+            continue  # it has just been destroyed, and will not be chosen again
+        return
 
 
-def _push(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, fields: Fields, call: Call, make: Make) -> None:
+def _prediction(workspace: Workspace, fleet: Fleet, packed: Packed) -> Call:
+    return Call(HOST, "predict", packed, batch=fleet.catalog.max_batch(workspace), kept=False)
+
+
+def _push(
+    workspace: Workspace,
+    fleet: Fleet,
+    client_socket: ClientSocket,
+    fields: Fields,
+    call: Call,
+    make: Make,
+    release: Callable[[JobRecord], object] | None = None,
+) -> None:
     """Queue a call, and have it answered at its end, or when the client has waited for as long as it wants to."""
-    end, begun = _End(workspace, catalog, make), time.monotonic()
+    end, begun = _End(workspace, fleet.catalog, make, release), time.monotonic()
     number = workspace.call(
         call,
         fields.get("path", ""),
@@ -129,9 +224,12 @@ def _push(workspace: Workspace, catalog: Catalog, client_socket: ClientSocket, f
 class _End:
     """The end of one job, on its way to the catalog and to whoever waits for it."""
 
-    __slots__ = ("_catalog", "_make", "_value", "_workspace")
+    __slots__ = ("_catalog", "_make", "_release", "_value", "_workspace")
 
-    def __init__(self, workspace: Workspace, catalog: Catalog, make: Make) -> None:
+    def __init__(
+        self, workspace: Workspace, catalog: Catalog, make: Make, release: Callable[[JobRecord], object] | None = None
+    ) -> None:
+        self._release = release
         self._workspace = workspace
         self._catalog = catalog
         self._make = make
@@ -141,13 +239,18 @@ class _End:
         """Take the end as soon as it is known."""
         self._value = record.value  # the workspace may not keep what is large
         self._catalog.ended(self._workspace, record)
+        if self._release is not None:
+            self._release(record)
 
     def make(self, record: JobRecord, waited: float) -> dict[str, Any]:
         """Make the answer."""
-        if record.kind != "predict":
+        told = {**job_result(record, waited), **self._make(record.state, self._value or record.value)}
+        if record.kind == "predict":
+            told["name"] = self._workspace.name
+        else:
             # Whoever has this answer may ask at once what is deployed: it must not be faster than the word to the catalog.
             self._catalog.ended(self._workspace, record)
-        return {**job_result(record, waited), **self._make(record.state, self._value or record.value)}
+        return told
 
 
 def _nothing(state: JobState, value: Value | None) -> dict[str, Any]:
@@ -172,7 +275,7 @@ def _body(state: JobState, value: Value | None) -> dict[str, Any]:
     return {**_arrays(state, value), **_description(state, value)}
 
 
-_HANDLERS: Mapping[str, Callable[[Workspace, Catalog, ClientSocket, Fields], None]] = {
+_HANDLERS: Mapping[str, Callable[[Workspace, Fleet, ClientSocket, Fields], None]] = {
     "deploy": _deploy,
     "update": _update,
     "undeploy": _undeploy,

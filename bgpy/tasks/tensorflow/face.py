@@ -57,6 +57,10 @@ class Workspace(face.Workspace):
         warmup: bool = False,
         max_batch: int = 64,
         safe_mode: bool = True,
+        replicas: int | None = None,
+        min_replicas: int | None = None,
+        max_replicas: int | None = None,
+        idle_time: float | None = None,
         timeout: float | None = None,
         time_limit: float | None = None,
     ) -> Model:
@@ -75,6 +79,13 @@ class Workspace(face.Workspace):
             Rows of waiting predictions that are run as one; 1: each alone.
         safe_mode
             Whether a ``.keras`` file that would run code of its own is refused.
+        replicas
+            On how many workspaces, this one among them: the others are made, like this one, and named NAME.1, NAME.2 and so on.
+            None: as many as now, or one.
+        min_replicas, max_replicas
+            How many at least and at most, where load decides.
+        idle_time
+            Seconds after which a replica goes that is not needed. None: as now, or 300.
         timeout
             Seconds to wait; None: as long as it takes.
         time_limit
@@ -88,7 +99,8 @@ class Workspace(face.Workspace):
             It takes longer than `timeout`, and goes on.
         """
         options = {"device": device, "warmup": warmup, "max_batch": max_batch, "safe_mode": safe_mode, "time_limit": time_limit}
-        fields = {"path": os.fspath(path), **options}
+        replication = {"replicas": replicas, "min_replicas": min_replicas, "max_replicas": max_replicas, "idle_time": idle_time}
+        fields = {"path": os.fspath(path), **options, **replication}
         return Model(self._server, self.name, _run(self._server, self.name, "deploy", fields, timeout))
 
 
@@ -123,6 +135,17 @@ class Model:
     def outputs(self) -> dict[str, dict[str, Any]]:
         """What its default signature gives, as `inputs`."""
         return self._default("outputs")
+
+    @property
+    def replicas(self) -> list[dict[str, Any]]:
+        """
+        The workspaces that have it now, as the server tells: its own first.
+
+        Each with ``workspace``, ``state`` (ready, loading, draining or failed), ``version``, ``waiting`` (predictions), on Ray
+        ``node``, and ``error`` where it could not load. Raises as `describe`.
+        """
+        found: list[dict[str, Any]] = self.describe()["replicas"]
+        return found
 
     def predict(
         self, feed_dict: Mapping[str, Any] | None = None, fetches: str | Sequence[str] | None = None, timeout: float | None = None
@@ -197,7 +220,8 @@ class Model:
         description
             name, path, format, platform, device, version, versions (their states), load_time (seconds), max_batch,
             default_signature, signatures (by name: inputs and outputs, each by name with dtype and shape); and since it was
-            deployed predictions, failed_predictions and last_prediction (seconds since 1970).
+            deployed predictions, failed_predictions and last_prediction (seconds since 1970). Also replicas, and where there are
+            several min_replicas, max_replicas and idle_time.
         """
         return _describe(self._server, self.workspace)
 
@@ -223,8 +247,8 @@ def _run(server: Asker, workspace: str, command: str, fields: dict[str, Any], ti
     if result is True:
         return answer.get("value")
     # It failed, which a `Job` knows how to say; or its end is still to be waited for.
-    job = Job(server, workspace, answer["job"], {**answer, "value": None} if answer["finish"] else None)
+    job = Job(server, answer.get("name", workspace), answer["job"], {**answer, "value": None} if answer["finish"] else None)
     if not job.wait(None if deadline is None else seconds_left(deadline)):
         assert timeout is not None
-        raise RequestTimeoutError(timeout, f"the end of job {job.number} of workspace {workspace!r}", None)
+        raise RequestTimeoutError(timeout, f"the end of job {job.number} of workspace {job.workspace!r}", None)
     return job.result()

@@ -27,6 +27,9 @@ from bgpy.tasks.workspace.values import Packed, Value
 #: Bytes; from here on arrays leave the pickle and are not copied.
 SMALL_RESULT = 4096
 
+#: What a deploy says of replicas, which the server reads in the description when it starts again.
+OF_REPLICAS = ("min_replicas", "max_replicas", "idle_time")
+
 #: What is run, and what makes the job's value of its outputs.
 _Request = tuple[Query, Callable[[Mapping[str, Any]], Value]]
 
@@ -56,6 +59,11 @@ class ModelHost:
             self._model(argument.get("name"))
             self._let_go()
         return [Value(True, None) for _ in arguments]
+
+    def recall(self, arguments: Sequence[Mapping[str, Any]]) -> list[Value]:
+        """Return what is deployed, for a server that found this process; the value describes it, or is None."""
+        deployed = self._deployed
+        return [Value(None if deployed is None else deployed.describe(self._version), None) for _ in arguments]
 
     def predict(self, arguments: Sequence[Mapping[str, Any]]) -> list[Value | Exception]:
         """Run the model; the arguments are joined as far as that changes no result."""
@@ -106,8 +114,13 @@ class ModelHost:
         return deployed.describe(self._next_version(argument))
 
     def _next_version(self, argument: Mapping[str, Any]) -> int:
-        """Count on from what is known here and in the server: this process may not be the workspace's first."""
-        self._version = max(self._version, argument.get("version") or 0) + 1
+        """
+        Count on from what is known here and in the server: this process may not be the workspace's first.
+
+        A replica does not count: it has the version that the model's own workspace has.
+        """
+        counted = max(self._version, argument.get("version") or 0) + 1
+        self._version = argument.get("as_version", counted)
         return self._version
 
     def _let_go(self) -> None:
@@ -219,6 +232,7 @@ class _Deployed:
             "signatures": {name: describe_signature(signature) for name, signature in model.signatures.items()},
             "batching": {name: self.batcher.joins(signature) for name, signature in model.signatures.items()},
         }
+        described |= {field: argument[field] for field in OF_REPLICAS if field in argument}
         if self.warmed is not None:
             described["warmup"] = self.warmed
         return described

@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from bgpy.errors import BgpyError, RefusedError, StoreError
+from bgpy.serving.deadlines import Deadlines
 from bgpy.sockets import ClientSocket
-from bgpy.tasks.workspace.jobs import JobRecord
-from bgpy.tasks.workspace.workspace import Workspace
+from bgpy.tasks.workspace.jobs import JobRecord, JobState
+from bgpy.tasks.workspace.outbox import Then
 
 #: Makes the result of the answer from the job's record as it is then, and the seconds that it took.
 MakeResult = Callable[[JobRecord, float], Any]
@@ -24,8 +25,28 @@ SMALL_ANSWER = 32 << 10
 _MARGIN = 60.0
 
 
+class Awaited(Protocol):
+    """What has jobs whose ends are waited for: a `Workspace`, or what stands for one."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """What tells of the end of a time."""
+
+    def record(self, number: int | None) -> JobRecord:
+        """As `Workspace.record`."""
+
+    def saved_state(self, number: int) -> JobState:
+        """As `Workspace.saved_state`."""
+
+    def when_ended(self, number: int, then: Then) -> bool:
+        """As `Workspace.when_ended`."""
+
+    def wait(self, number: int, timeout: float) -> JobState:
+        """As `Workspace.wait`."""
+
+
 def answer_at_end(
-    workspace: Workspace, client_socket: ClientSocket, number: int, timeout: float, make: MakeResult, begun: float | None = None
+    workspace: Awaited, client_socket: ClientSocket, number: int, timeout: float, make: MakeResult, begun: float | None = None
 ) -> None:
     """
     Answer a request with what `make` returns, at the end of a job or after `timeout` seconds.
@@ -64,7 +85,7 @@ class LateAnswer:
 
     __slots__ = ("_begun", "_client_socket", "_given", "_make", "_number", "_workspace")
 
-    def __init__(self, workspace: Workspace, client_socket: ClientSocket, number: int, make: MakeResult, begun: float) -> None:
+    def __init__(self, workspace: Awaited, client_socket: ClientSocket, number: int, make: MakeResult, begun: float) -> None:
         self._workspace = workspace
         self._client_socket = client_socket
         self._number = number

@@ -38,6 +38,8 @@ class Options(NamedTuple):
         Of a workspace on Ray: where it runs and with what, the fields of `PLACEMENT`.
     home
         What its worker is known by outside of this server, where that can outlive it: the next server finds it by this.
+    replica_of
+        The workspace whose model it has a replica of, where another task set made it for that.
     """
 
     type: str = "process"
@@ -46,6 +48,11 @@ class Options(NamedTuple):
     max_jobs: int = MAX_JOBS
     placement: Mapping[str, Any] | None = None
     home: str | None = None
+    replica_of: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """Return what the workspace's status tells of them."""
+        return {"type": self.type} if self.replica_of is None else {"type": self.type, "replica_of": self.replica_of}
 
 
 class Means(NamedTuple):

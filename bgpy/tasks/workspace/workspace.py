@@ -219,7 +219,7 @@ class Workspace:
         with self._lock:
             return {
                 **self._queue.status(),
-                "type": self.options.type,
+                **self.options.told(),
                 **whereabouts(self._backend),
                 "abilities": dict(self._abilities._asdict()) if self._abilities is not None else None,
                 **self._queue.jobs.bounds(),

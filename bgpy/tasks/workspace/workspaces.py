@@ -98,6 +98,8 @@ class Workspaces:
         #: Whether the service is switched on.
         self.on = True
         self._closed = False
+        #: Called with a workspace that is about to be destroyed; may destroy others first.
+        self.when_destroyed: list[Callable[[Workspace], object]] = []
         try:
             self._take_up(store.load(KEPT_OUTPUT))
         except BaseException:
@@ -195,6 +197,10 @@ class Workspaces:
         """End one or all workspaces; raises WorkspaceNotFoundError and StoreError."""
         workspaces = [self[name]] if name is not None else list(self._workspaces.values())
         for workspace in workspaces:
+            if name is None and self._workspaces.get(workspace.name) is not workspace:
+                continue  # it went with another one
+            for tell in self.when_destroyed:
+                tell(workspace)
             try:
                 workspace.destroy()
             finally:

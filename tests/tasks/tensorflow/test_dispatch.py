@@ -14,61 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 from support.commands import ROOT, environment
-from support.hosts import LARGE, ModelBackend, ModelBackends, description
+from support.hosts import LARGE, WAIT, Desk, ModelBackends, description
 from support.scripted import KeepingSocket
 
 from bgpy.tasks.schema import REQUIRED
-from bgpy.tasks.tensorflow import COMMANDS, init_task, tensorflow_tasks
+from bgpy.tasks.tensorflow import COMMANDS, tensorflow_tasks
 from bgpy.tasks.tensorflow.catalog import Catalog
 from bgpy.tasks.tensorflow.commands import HIDDEN, OWN
 from bgpy.tasks.tensorflow.dispatch import dispatch
+from bgpy.tasks.tensorflow.fleet import Fleet
 from bgpy.tasks.workspace import workspace_tasks
 from bgpy.tasks.workspace.jobs import JobRecord, JobState
+from bgpy.tasks.workspace.ledger import Ledger
 from bgpy.tasks.workspace.means import Options
 from bgpy.tasks.workspace.values import Packed, Value
 from bgpy.taskset import TaskSet
-
-WAIT = 10.0
-
-
-class Desk:
-    """A server's state with scripted backends, and the clients that ask it."""
-
-    def __init__(self) -> None:
-        self.backends = ModelBackends()
-        self.state = init_task(make_backend=self.backends.make)
-
-    @property
-    def backend(self) -> ModelBackend:
-        backend = self.backends.last
-        assert isinstance(backend, ModelBackend)
-        return backend
-
-    @property
-    def argument(self) -> Any:
-        return self.backend.arguments[-1][1]
-
-    def send(self, message: dict[str, Any], client: KeepingSocket | None = None) -> KeepingSocket:
-        client = client or KeepingSocket()
-        client.deferrable = True
-        dispatch(self.state["workspaces"], self.state["catalog"], client, message)
-        return client
-
-    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
-        return self.send(message).answer()
-
-    def ask(self, command: str, **fields: Any) -> Any:
-        answer = self.answer({"command": command, "name": "w", **fields})
-        assert answer["request_result"] is True, answer
-        return answer["result"]
-
-    def refused(self, command: str, **fields: Any) -> tuple[str, str | None, str]:
-        answer = self.answer({"command": command, "name": "w", **fields})
-        assert answer["request_result"] is False, answer
-        return answer["result"], answer["field"], answer["error"]
-
-    def run(self, command: str, **fields: Any) -> Any:
-        return self.ask(command, timeout=WAIT, **fields)
 
 
 @pytest.fixture
@@ -76,7 +36,7 @@ def desk() -> Iterator[Desk]:
     desk = Desk()
     desk.ask("create_workspace")
     yield desk
-    desk.state["workspaces"].close()
+    desk.close()
 
 
 def test_deploy_is_a_job_whose_answer_has_the_description(desk: Desk) -> None:
@@ -182,6 +142,8 @@ class Swift:
 
     def __init__(self, ended: JobRecord, told: JobRecord | None = None) -> None:
         self.on = True
+        self.name = "w"
+        self.when_destroyed: list[Any] = []
         self.options = Options()
         self.worker = self
         self._ended = ended
@@ -194,6 +156,9 @@ class Swift:
         if self._told is not None:
             then(self._told)
         return self._ended.number
+
+    def look(self, question: Callable[[Any], Any]) -> Any:
+        return question(Ledger("w", 10))
 
     def when_ended(self, number: int, then: Callable[[JobRecord], object]) -> bool:
         return False
@@ -208,7 +173,7 @@ class Swift:
 def ask_swift(workspace: Any, catalog: Catalog, command: str, **fields: Any) -> Any:
     client = KeepingSocket()
     client.deferrable = True
-    dispatch(workspace, catalog, client, {"command": command, "name": "w", **fields})
+    dispatch(Fleet(workspace, catalog), client, {"command": command, "name": "w", **fields})
     return client.answer()["result"]
 
 

@@ -24,6 +24,8 @@ _REACH_TIMEOUT = 10.0
 #: What Ray says of an actor that died, up to where it begins to guess.
 _NODE_DIED = re.compile(r"node has died\.? *(?:Node Id: *(?P<node>\w+))?")
 _WORKER_DIED = re.compile(r"Worker exit detail: (?P<detail>.*?)(?: Some common causes|$)", re.DOTALL)
+#: Of what an actor is placed by, what says nothing of the room that it needs.
+_UNSAID = ("runtime_env", "spread")
 _KILLED = "killed by `ray.kill`"
 _OUT_OF_MEMORY = re.compile(r"out of memory|OOM|memory usage threshold|memory monitor", re.IGNORECASE)
 
@@ -210,12 +212,27 @@ class Agent:
 
     def _placement(self, placement: dict[str, Any]) -> dict[str, Any]:
         options = dict(placement)
-        node = options.pop("node", None)
-        if node is not None:
-            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        node, spread = options.pop("node", None), options.pop("spread", None)
+        if node is None and spread is None:
+            return options
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(self._node(node), soft=False)
-        return options
+        if node is not None:
+            strategy = NodeAffinitySchedulingStrategy(self._node(node), soft=False)
+        else:
+            # Of an actor that needs no room Ray does not heed such a wish; and there is room for it anywhere.
+            needs = options.get("num_cpus") != 0 or any(options.get(field) for field in ("num_gpus", "memory", "resources"))
+            strategy = NodeAffinitySchedulingStrategy(self._next_node(spread, options), soft=needs, _spill_on_unavailable=needs)
+        return {**options, "scheduling_strategy": strategy}
+
+    def _next_node(self, spread: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+        """Return the node so many further than another one, of those that have what is needed: Ray's own SPREAD may pile up."""
+        needed = {**(options.get("resources") or {}), "GPU": options.get("num_gpus") or 0}
+        living = [node for node in self.nodes() if node["alive"]]
+        having = [node for node in living if all(node["resources"].get(name, 0) >= needed[name] for name in needed)]
+        names = sorted(node["node"] for node in having or living)
+        start = names.index(spread["beside"]) if spread["beside"] in names else 0
+        return str(names[(start + spread["number"]) % len(names)])
 
     def _node(self, wanted: str) -> str:
         living = [node for node in self.nodes() if node["alive"]]
@@ -228,7 +245,7 @@ class Agent:
     def _no_room(self, placement: dict[str, Any], timeout: float) -> str:
         resources = sorted(self._ray.available_resources().items())
         free = ", ".join(f"{name} {amount:g}" for name, amount in resources if ":" not in name)
-        wanted = ", ".join(f"{name} {value}" for name, value in placement.items() if name != "runtime_env") or "1 CPU"
+        wanted = ", ".join(f"{name} {value}" for name, value in placement.items() if name not in _UNSAID) or "1 CPU"
         return f"no node of the cluster had room for it within {timeout:.0f} s: it asks for {wanted}; free are {free or 'none'}"
 
 
