@@ -139,7 +139,7 @@ class Model:
     @property
     def replicas(self) -> list[dict[str, Any]]:
         """
-        The workspaces that have it now, as the server tells: its own first.
+        All workspaces that have it now; its own comes first.
 
         Each with ``workspace``, ``state`` (ready, loading, draining or failed), ``version``, ``waiting`` (predictions), on Ray
         ``node``, and ``error`` where it could not load. Raises as `describe`.
