@@ -120,6 +120,24 @@ def test_options_of_a_deploy_are_sent(workspace: Workspace, backends: ModelBacke
     assert workspace.job().record["time_limit"] == 50
 
 
+def test_replicas_are_asked_for_and_told_and_a_failed_prediction_names_its_workspace(workspace: Workspace) -> None:
+    model = workspace.deploy("m", min_replicas=2, max_replicas=3, idle_time=60)
+    assert [(row["workspace"], row["state"]) for row in model.replicas] == [("w", "ready"), ("w.1", "ready")]
+    assert {name: model.description[name] for name in ("min_replicas", "max_replicas", "idle_time")} == {
+        "min_replicas": 2,
+        "max_replicas": 3,
+        "idle_time": 60,
+    }
+    caught = []
+    for _ in range(2):
+        with pytest.raises(JobFailedError) as error:
+            model.predict({"wrong": 1})
+        caught.append(error.value.workspace)
+    assert sorted(caught) == ["w", "w.1"]
+    workspace.deploy("m", replicas=1)
+    assert [row["workspace"] for row in model.replicas] == ["w"]
+
+
 def test_arrays_go_in_and_come_back(model: Model, backend: ModelBackend) -> None:
     large, small = np.arange(100_000.0), np.arange(3)
     (feeds,) = model.predict({"x": large, "y": small, "z": [1, 2]}, fetches=("a", "b"))
@@ -150,7 +168,7 @@ def test_result_too_large_to_be_kept_comes_all_the_same(model: Model) -> None:
 
 def test_update_is_a_new_version(model: Model, workspace: Workspace) -> None:
     model.update("n")
-    assert (model.description["path"], model.description["version"]) == ("n", 2)
+    assert (model.description["weights"], model.description["version"]) == ("n", 2)
     assert workspace.model.describe()["versions"] == {"1": "END", "2": "AVAILABLE"}
 
 
@@ -216,7 +234,7 @@ def test_wait_may_take_several_requests(
             gate.set()
             result = waiting.result(WAIT)
         assert result in ([{"x": 5}], None)
-    assert model.description["path"] == "n"
+    assert model.description["weights"] == "n"
 
 
 def _third_request(model: Model) -> threading.Event:
