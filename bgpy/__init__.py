@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bgpy._version import __version__
+from bgpy.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bgpy.aio import AsyncClient
@@ -140,15 +141,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name, "bgpy.errors" if name.endswith("Error") and name in __all__ else None)
-    if home is None:
-        raise AttributeError(f"module 'bgpy' has no attribute {name!r}")
-    import importlib
-
-    value: object = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, {name: "bgpy.errors" for name in __all__ if name.endswith("Error")} | _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bgpy.errors import MissingExtraError
+from bgpy.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bgpy.gateway.app import Gateway, create_app
@@ -44,20 +45,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'bgpy.gateway' has no attribute {name!r}")
-    import importlib
+_load = lazy_names(__name__, _HOMES)
 
+
+def __getattr__(name: str) -> object:
     try:
-        value: object = getattr(importlib.import_module(home), name)
+        return _load(name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         raise MissingExtraError("The gateway", "gateway") from error
-    globals()[name] = value
-    return value
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bgpy.lazy import lazy_names
 from bgpy.tasks import workspace
 from bgpy.tasks.tensorflow import commands
 from bgpy.taskset import TaskSet, concurrent
@@ -86,12 +87,4 @@ def tensorflow_tasks(**options: Any) -> TaskSet:
     return TaskSet(functools.partial(init_task, **options), exec_task, exit_task, [command.name for command in COMMANDS])
 
 
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'bgpy.tasks.tensorflow' has no attribute {name!r}")
-    import importlib
-
-    value: object = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOMES)

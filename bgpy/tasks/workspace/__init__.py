@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bgpy.lazy import lazy_names
 from bgpy.tasks.workspace.commands import COMMANDS
 
 # At once, and by its name: the module of that name would take its place with its first import.
@@ -85,12 +86,4 @@ def workspace_tasks(**options: Any) -> TaskSet:
     return TaskSet(functools.partial(init_task, **options), exec_task, exit_task, [command.name for command in COMMANDS])
 
 
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'bgpy.tasks.workspace' has no attribute {name!r}")
-    import importlib
-
-    value: object = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOMES)
