@@ -8,9 +8,9 @@ raises RefusedError; what stands in the way of an answer raises as `bgpy.Client.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from bgpy.tasks.faces import Face
 from bgpy.tasks.workspace.remote import Asker, deadline_in, seconds_left
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Request", "Requests"]
 
 
-class Requests:
+class Requests(Face):
     """
     The timed requests of a server.
 
@@ -31,22 +31,8 @@ class Requests:
     """
 
     def __init__(self, client: Client | str | None = None) -> None:
-        self._owned = client is None or isinstance(client, str)
-        if client is None or isinstance(client, str):
-            from bgpy.attach import connect
-
-            client = connect(client or "default")
-        self.client = client
-        self._server = Asker(client)
-
-    def __enter__(self) -> Requests:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Requests({self.client!r})"
+        super().__init__(client)
+        self._server = Asker(self.client)
 
     def start(self, connid: str | int, time: float, job: str | None = None) -> Request:
         """
@@ -103,11 +89,6 @@ class Requests:
         libs = [lib] if isinstance(lib, str) else list(lib)
         answer: dict[str, Any] = self._server.ask("query_module", lib=libs, text=text)
         return answer
-
-    def close(self) -> None:
-        """Close the client, if it was made here. Again is fine; the requests live on."""
-        if self._owned:
-            self.client.close()
 
 
 class Request:

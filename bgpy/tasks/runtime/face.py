@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bgpy.encoding import to_json
@@ -22,6 +21,7 @@ from bgpy.errors import (
     RefusedError,
     SessionNotFoundError,
 )
+from bgpy.tasks.faces import Face
 from bgpy.tasks.runtime.commands import MAX_TIMEOUT
 from bgpy.tasks.workspace.remote import deadline_in, seconds_left
 
@@ -70,7 +70,7 @@ class Placeholder(NamedTuple):
     details: Mapping[str, Any]
 
 
-class Runtime:
+class Runtime(Face):
     """
     The run sessions of a server. Iteration yields them.
 
@@ -80,23 +80,6 @@ class Runtime:
         A client of a server with the task set ``bgpy.tasks.runtime``; or the name of such a server, by default ``default``, as
         ``bgpy serve`` starts it. A client that is made here is closed with this object.
     """
-
-    def __init__(self, client: Client | str | None = None) -> None:
-        self._owned = client is None or isinstance(client, str)
-        if client is None or isinstance(client, str):
-            from bgpy.attach import connect
-
-            client = connect(client or "default")
-        self.client = client
-
-    def __enter__(self) -> Runtime:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Runtime({self.client!r})"
 
     def __iter__(self) -> Iterator[Run]:
         return iter([Run(self.client, session["sessionId"]) for session in self.sessions()])
@@ -137,11 +120,6 @@ class Runtime:
         """Return sessionId, status, mainfile, files, started and ended (seconds since 1970) of each, the oldest first."""
         sessions: list[dict[str, Any]] = _ask(self.client, "list_runs", {})["sessions"]
         return sessions
-
-    def close(self) -> None:
-        """Close the client, if it was made here. Again is fine; the runs go on."""
-        if self._owned:
-            self.client.close()
 
 
 class Run:

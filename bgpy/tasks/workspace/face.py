@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bgpy.errors import RefusedError, WorkspaceNotFoundError
+from bgpy.tasks.faces import Face
 from bgpy.tasks.workspace.jobs import JobState
 from bgpy.tasks.workspace.remote import Asker, Job, JobError, Output, Variables, deadline_in, seconds_left
 
@@ -51,7 +51,7 @@ class Event(NamedTuple):
     details: Mapping[str, Any]
 
 
-class Workspaces:
+class Workspaces(Face):
     """
     The workspaces of a server. Iteration yields their names.
 
@@ -63,22 +63,8 @@ class Workspaces:
     """
 
     def __init__(self, client: Client | str | None = None) -> None:
-        self._owned = client is None or isinstance(client, str)
-        if client is None or isinstance(client, str):
-            from bgpy.attach import connect
-
-            client = connect(client or "default")
-        self.client = client
-        self._server = Asker(client)
-
-    def __enter__(self) -> Workspaces:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Workspaces({self.client!r})"
+        super().__init__(client)
+        self._server = Asker(self.client)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names())
@@ -159,11 +145,6 @@ class Workspaces:
         """
         nodes: list[dict[str, Any]] = self._server.ask("get_nodes")
         return nodes
-
-    def close(self) -> None:
-        """Close the client, if it was made here. Again is fine; the workspaces live on."""
-        if self._owned:
-            self.client.close()
 
     def _names(self) -> list[str]:
         names: list[str] = self._server.ask("get_workspace")
