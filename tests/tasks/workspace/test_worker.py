@@ -17,7 +17,7 @@ from support.backends import PATIENCE, Recorder, Session
 
 from bgpy.system import process_start_time, wait_for_end, workers
 from bgpy.tasks.workspace import worker
-from bgpy.tasks.workspace.backends import Outcome
+from bgpy.tasks.workspace.backends import Outcome, distant
 from bgpy.tasks.workspace.backends import driver as driver_module
 from bgpy.tasks.workspace.backends import process as process_module
 from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
@@ -392,7 +392,7 @@ def test_a_handler_that_a_job_leaves_behind_does_not_keep_the_next_from_being_in
 def test_a_job_that_keeps_the_interpreter_to_itself_is_interrupted_later(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_module, "INTERRUPT_TIMEOUT", 0.05)
+    monkeypatch.setattr(distant, "INTERRUPT_TIMEOUT", 0.05)
     # C code that holds the lock of the interpreter, so that no thread of ours runs: usleep called as Python's own functions are.
     number = session.begin("import ctypes\nprint('in', flush=True)\nctypes.PyDLL(None).usleep(500_000)\nwhile True: pass")
     session.recorder.wait_for_text(number, "in")

@@ -19,19 +19,11 @@ from bgpy.errors import BgpyError
 from bgpy.system import process_start_time, wait_socket, workers
 from bgpy.tasks.workspace import worker
 from bgpy.tasks.workspace.backends import Abilities, Listener, Order, Outcome
+from bgpy.tasks.workspace.backends.distant import DistantBackend
 from bgpy.tasks.workspace.backends.driver import Driver
-from bgpy.tasks.workspace.backends.questions import INTERRUPT_TIMEOUT, Beside
+from bgpy.tasks.workspace.backends.questions import Beside
 from bgpy.tasks.workspace.backends.spawner import Spawner as Spawner
-from bgpy.tasks.workspace.channel import (
-    CLEAR_FIRST,
-    CLEAR_ONLY,
-    FILE,
-    MAX_SIZE,
-    SCRIPT,
-    Channel,
-    Kind,
-    close_call,
-)
+from bgpy.tasks.workspace.channel import MAX_SIZE, Channel
 from bgpy.tasks.workspace.outcomes import take_outcome
 from bgpy.tasks.workspace.runner import NO_MEMORY
 
@@ -42,9 +34,6 @@ END_GRACE = 1.0
 #: Seconds for a killed worker to be gone, until more is done about it.
 KILL_GRACE = 2.0
 _CHUNK = 65536
-#: As plain numbers: members are slow to look up.
-_RUN, _CALL = int(Kind.RUN), int(Kind.CALL)
-_FLAGS = {"file": FILE, "script": SCRIPT, "clear": CLEAR_ONLY}
 
 
 class _Ends(NamedTuple):
@@ -65,7 +54,7 @@ class _Ends(NamedTuple):
         os.close(self.stderr)
 
 
-class ProcessBackend:
+class ProcessBackend(DistantBackend):
     """
     See `Backend`.
 
@@ -84,6 +73,7 @@ class ProcessBackend:
     def __init__(
         self, listener: Listener, *, spawner: Spawner, memory_limit: int | None = None, max_size: int = MAX_SIZE
     ) -> None:
+        super().__init__()
         self.process: tuple[int, str] | None = None
         self.place: tuple[str, str] | None = None
         self.adopted = False
@@ -95,8 +85,11 @@ class ProcessBackend:
         self._ends: _Ends | None = None
         self._popen: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
-        self._together: frozenset[int] = frozenset()
         self._closing = False
+
+    @property
+    def _running(self) -> int | None:
+        return self._driver.running
 
     # What a workspace asks for
 
@@ -125,29 +118,9 @@ class ProcessBackend:
             return  # it has died, and `died` has told so or will
         self._driver.running = order.number
         try:
-            if order.calls:
-                self._together = frozenset(number for number, _ in order.calls)
-                calls = [close_call(number, argument) for number, argument in order.calls]
-                ends.jobs.send(_CALL, order.number, {"host": order.host, "method": order.kind, "calls": calls})
-                return
-            ends.jobs.send(_RUN, order.number, {"text": order.text}, _FLAGS[order.kind] | (CLEAR_FIRST if order.clear else 0))
+            self._send(ends.jobs, order)
         except OSError:
             pass  # as above
-
-    def interrupt(self, number: int) -> bool:
-        """See `Backend`."""
-        if self._ends is None or not self._runs(number):
-            return False
-        try:
-            return self._beside.interrupt(number, INTERRUPT_TIMEOUT)
-        except TimeoutError:
-            return self._runs(number)  # the word is there, and names the job: it can hit no other
-        except EOFError:
-            return False
-
-    def _runs(self, number: int) -> bool:
-        running = self._driver.running
-        return running is not None and (running == number or number in self._together)
 
     def kill(self) -> bool:
         """See `Backend`."""
@@ -155,25 +128,6 @@ class ProcessBackend:
             if self._ends is not None:
                 self._cut(self._ends, self._popen)
         return True
-
-    def read(
-        self, names: list[str] | None, encoding: Literal["json", "objects"], limit: int | None, timeout: float
-    ) -> dict[str, Any]:
-        """See `Backend`."""
-        return self._living().read(names, encoding, limit, timeout)
-
-    def write(self, name: str, value: Any, timeout: float) -> None:
-        """See `Backend`."""
-        self._living().write(name, value, timeout)
-
-    def ask(self, host: str, method: str, argument: Any, timeout: float) -> Any:
-        """See `Backend`."""
-        return self._living().ask(host, method, argument, timeout)
-
-    def _living(self) -> Beside:
-        if self._ends is None:
-            raise EOFError("the interpreter has ended")
-        return self._beside
 
     def leave(self) -> None:
         """See `Backend`: it ends with the server."""
@@ -322,7 +276,7 @@ class ProcessBackend:
         self._driver.finish()
         with self._guard:
             self._ends = None
-        self._beside.close()
+        self._end_questions()
         ends.close()
         reason, memory = self._judge(report)
         if not self._closing:

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from bgpy.errors import BgpyError, ClusterError, RemoteProtocolError
 from bgpy.tasks.workspace.backends import Abilities, Listener, Order
-from bgpy.tasks.workspace.backends.questions import INTERRUPT_TIMEOUT, Beside
-from bgpy.tasks.workspace.channel import CLEAR_FIRST, CLEAR_ONLY, FILE, SCRIPT, Channel, Kind, Message, close_call
+from bgpy.tasks.workspace.backends.distant import DistantBackend
+from bgpy.tasks.workspace.backends.questions import Beside
+from bgpy.tasks.workspace.channel import Channel, Kind, Message
 from bgpy.tasks.workspace.onray.cluster import Cluster
 from bgpy.tasks.workspace.onray.keeper import BETWEEN, STDOUT
 from bgpy.tasks.workspace.onray.link import connect_link
@@ -37,10 +38,9 @@ END_GRACE = 1.0
 KILL_GRACE = 3.0
 #: Seconds in which Ray finds out how an actor has died; of a node that is gone it may take longer to be sure.
 CAUSE_TIMEOUT = 5.0
-_FLAGS = {"file": FILE, "script": SCRIPT, "clear": CLEAR_ONLY}
 
 
-class RayBackend:
+class RayBackend(DistantBackend):
     """
     See `Backend`.
 
@@ -67,6 +67,7 @@ class RayBackend:
         about: Mapping[str, Any] | None = None,
         placement: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__()
         #: It is a process of another machine, as far as this one knows.
         self.process: tuple[int, str] | None = None
         self.place: tuple[str, str] | None = None
@@ -80,12 +81,15 @@ class RayBackend:
         self._jobs: Channel | None = None
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
-        self._running: int | None = None
-        self._together: frozenset[int] = frozenset()
+        self._job: int | None = None
         #: The job that the actor was given by the server before, and whether it ran when this one came.
         self._left: tuple[int, bool] | None = None
         self._killed = False
         self._closing = False
+
+    @property
+    def _running(self) -> int | None:
+        return self._job
 
     # What a workspace asks for
 
@@ -108,34 +112,15 @@ class RayBackend:
         if left is not None and left[1] and left[0] != order.number:
             self.kill()  # it runs what this server knows to have ended
             return
-        self._together = frozenset(number for number, _ in order.calls)
-        self._running = order.number
+        self._job = order.number
         try:
             if left is not None and left[0] == order.number:
+                self._together = frozenset([number for number, _ in order.calls])
                 jobs.send(Kind.RESUME, order.number, {})
-            elif order.calls:
-                calls = [close_call(number, argument) for number, argument in order.calls]
-                jobs.send(Kind.CALL, order.number, {"host": order.host, "method": order.kind, "calls": calls})
             else:
-                flags = _FLAGS[order.kind] | (CLEAR_FIRST if order.clear else 0)
-                jobs.send(Kind.RUN, order.number, {"text": order.text}, flags)
+                self._send(jobs, order)
         except OSError:
             pass  # as above
-
-    def interrupt(self, number: int) -> bool:
-        """See `Backend`."""
-        if self._jobs is None or not self._runs(number):
-            return False
-        try:
-            return self._beside.interrupt(number, INTERRUPT_TIMEOUT)
-        except TimeoutError:
-            return self._runs(number)  # the word is there, and names the job: it can hit no other
-        except EOFError:
-            return False
-
-    def _runs(self, number: int) -> bool:
-        running = self._running
-        return running is not None and (running == number or number in self._together)
 
     def kill(self) -> bool:
         """See `Backend`."""
@@ -156,25 +141,6 @@ class RayBackend:
             if jobs is not None:
                 jobs.shutdown()
 
-    def read(
-        self, names: list[str] | None, encoding: Literal["json", "objects"], limit: int | None, timeout: float
-    ) -> dict[str, Any]:
-        """See `Backend`."""
-        return self._living().read(names, encoding, limit, timeout)
-
-    def write(self, name: str, value: Any, timeout: float) -> None:
-        """See `Backend`."""
-        self._living().write(name, value, timeout)
-
-    def ask(self, host: str, method: str, argument: Any, timeout: float) -> Any:
-        """See `Backend`."""
-        return self._living().ask(host, method, argument, timeout)
-
-    def _living(self) -> Beside:
-        if self._jobs is None:
-            raise EOFError("the interpreter has ended")
-        return self._beside
-
     def leave(self) -> None:
         """See `Backend`."""
         self._closing = True
@@ -186,7 +152,7 @@ class RayBackend:
         thread, jobs = self._thread, self._jobs
         if thread is None:
             return
-        if jobs is not None and self._running is None and self._left is None:
+        if jobs is not None and self._job is None and self._left is None:
             try:
                 jobs.send(Kind.LEAVE, 0, {})
             except OSError:
@@ -277,12 +243,12 @@ class RayBackend:
                 self._handle(message)
         except (BgpyError, KeyError, TypeError, ValueError) as error:
             died = {"killed": False, "broken": f"a job broke the worker's channel: {error}"}
-        self._running = None
+        self._job = None
         if not self._closing:
             reason, memory = self._judge(died)
         self._ended.set()
         self._jobs = None
-        self._beside.close()
+        self._end_questions()
         jobs.close()
         if not self._closing:
             self._listener.died(reason, memory)
@@ -292,14 +258,14 @@ class RayBackend:
         if kind == Kind.OUTPUT:
             stream: Literal["stdout", "stderr"] = "stdout" if flags & STDOUT else "stderr"
             self._listener.output(None if flags & BETWEEN else number, stream, bytes(fields["data"]))
-        elif number != self._running:
+        elif number != self._job:
             return
         elif kind == Kind.NEWS:
             event, details = fields["event"], fields["details"]
             self._listener.news(number, event, {name: details[name] for name in NEWS[event]})
         elif kind == Kind.ENDED:
             outcome = take_outcome(fields)
-            self._running, self._together = None, frozenset()
+            self._job, self._together = None, frozenset()
             self._listener.ended(number, outcome)
 
     def _judge(self, died: dict[str, Any]) -> tuple[str, bool]:
