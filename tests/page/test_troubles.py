@@ -76,6 +76,7 @@ def test_a_workspace_that_is_gone_is_said_to_be_and_can_be_made_again(visit: Vis
     page.keyboard.insert_text("print('kept')")
     served.ask("destroy_workspace", name="passing")
     page.get_by_text("This workspace is gone").wait_for()
+    expect(page.get_by_role("region", name="Jobs")).to_have_css("filter", re.compile("grayscale"))
     expect(page.get_by_role("button", name="Kill")).to_have_count(0)  # a thread cannot be
     for name in ("Run", "Interrupt", "Clear variables", "Delete"):
         expect(page.get_by_role("button", name=name, exact=True)).to_be_disabled()

@@ -32,7 +32,7 @@ FIGURE = "import matplotlib.pyplot as plt\nfigure = plt.figure(figsize=(2, 1))\n
 def lab(served: Served) -> str:
     """Return a workspace that has values of many kinds, and jobs whose results are some of them."""
     served.ask("create_workspace", name="lab")
-    for code in (VALUES, "rows.head(5)", "text", FIGURE, "figure"):
+    for code in (VALUES, "rows.head(5)", "text", FIGURE, "figure", "hole", "list(range(10**6))", "b'ab'", "None"):
         served.ask("push_job", name="lab", type="script", job=code, timeout=60, variables=False)
     return "lab"
 
@@ -48,7 +48,7 @@ def test_variables_are_listed_with_what_they_are_paged_and_counted_up(visit: Vis
     listed = page.get_by_role("region", name="Variables")
     expect(listed.get_by_role("button", name=re.compile("^rows DataFrame, 5,000 . 4"))).to_be_visible()
     expect(listed.get_by_role("button", name="answer 42")).to_be_visible()
-    expect(listed.get_by_role("button", name="hole NaN")).to_be_visible()
+    expect(listed.get_by_role("button", name="hole NaN or infinite")).to_be_visible()
     expect(listed.get_by_role("button", name='numbers {"one":1')).to_be_visible()
     listed.get_by_role("button", name="rows").click()
     dialog = page.get_by_role("dialog")
@@ -95,6 +95,15 @@ def test_a_result_is_shown_as_what_it_is_and_not_as_what_its_text_looks_like(vis
     figure.get_by_role("img", name="Figure").and_(page.locator("[data-ready]")).wait_for()
 
 
+def test_a_result_that_cannot_be_shown_as_it_is_says_why(visit: Visit, lab: str) -> None:
+    page = visit.go(f"#workspaces/{lab}")
+    hole, rows, octets, none = (page.get_by_role("article", name=f"Job {n}", exact=True).locator(".result") for n in (5, 6, 7, 8))
+    expect(hole).to_have_text("ResultNaN or infinite")
+    expect(rows).to_have_text(re.compile("^Resultlist, 1,000,000 Too large to be shown whole.*Keep it in a variable"))
+    expect(octets).to_have_text("ResultYWI=These are bytes, in base64.")
+    expect(none).to_be_empty()
+
+
 def test_runs_say_how_many_values_they_left_and_what_the_plain_ones_are(visit: Visit, served: Served) -> None:
     python = {"number": 1, "files": [{"filename": "few.py", "content": "rate = 0.5\nhole = float('nan')\nrows = [1, 2]"}]}
     session = served.ask("run", python={**python, "mainfile": "few.py"})["sessionId"]
@@ -102,7 +111,7 @@ def test_runs_say_how_many_values_they_left_and_what_the_plain_ones_are(visit: V
     page = visit.go(f"#runs/{session}")
     placeholders = page.get_by_role("region", name="Placeholders").get_by_role("listitem")
     expect(placeholders.filter(has_text="rate")).to_have_text("rate0.5")
-    expect(placeholders.filter(has_text="hole")).to_have_text("holeNaN")
+    expect(placeholders.filter(has_text="hole")).to_have_text("holeNaN or infinite")
     expect(placeholders.filter(has_text="rows")).to_have_text("rowslist, 2")
     expect(page.get_by_role("link", name=re.compile("few.py"))).to_contain_text("3 values")
 

@@ -12,6 +12,8 @@ const DEPTH = 6;
 const NUMBER = /^(-?\d+(\.\d+)?(e[+-]?\d+)?|NaN|-?inf)$/i;
 //: What a PNG begins with, in base64: a figure comes as plain text.
 const PNG = "iVBORw0KGgo";
+//: Types whose values come as base64.
+const BYTES = ["bytes", "bytearray", "memoryview"];
 
 /**
  * Return an element that shows a value of bgpy's JSON.
@@ -63,7 +65,13 @@ export function brief(value, type) {
   if (typeof value === "string") {
     return value.startsWith(PNG) ? "picture" : shorten(JSON.stringify(value), 60);
   }
-  return value === null ? (missing(type) ?? "None") : value === true ? "True" : value === false ? "False" : shorten(JSON.stringify(value), 60);
+  return value === null ? (type ? single(type) : "None") : value === true ? "True" : value === false ? "False" : shorten(JSON.stringify(value), 60);
+}
+
+/** Return what stands for null where it is all of a value: nobody can see whether that is missing or infinite. */
+function single(type) {
+  const text = missing(type) ?? "None";
+  return text === "NaN" ? "NaN or infinite" : text;
 }
 
 /** Return a type and its shape as text: "DataFrame, 1,000 × 3". */
@@ -212,6 +220,9 @@ function textView(text, about) {
   const unsure = about.type === undefined || about.type === null;
   if (about.encoding === "png-base64" || (about.type !== "str" && text.startsWith(PNG) && /^[A-Za-z0-9+/]+={0,2}$/.test(text))) {
     return pictureView(text);
+  }
+  if (about.encoding === "base64" || BYTES.includes(about.type)) {
+    return h("div", { class: "stack" }, plainText(text), h("p", { class: "hint" }, "These are bytes, in base64."));
   }
   // A data frame comes as CSV. Where nobody says what it is: one that begins with the empty name of its index.
   const rows = about.type === "DataFrame" || (unsure && text.startsWith(",")) ? readCsv(text) : null;

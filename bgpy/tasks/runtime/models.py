@@ -2,7 +2,8 @@
 Predictions of whatever can predict: an object with a method ``predict``, or a callable.
 
 ``predict`` gets lists of numbers as a NumPy array, a dict of such as a dict of arrays; where the model has ``feature_names_in_``,
-lists of dicts and tables as a table with these columns. All else, and what a callable gets, is the data as they are.
+lists of dicts, dicts of lists and tables as a table with these columns. All else, and what a callable gets, is the data as they
+are.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _suited(model: Any, data: Any) -> Any:
         return _instances(model, data)
     features = getattr(model, "feature_names_in_", None)
     if isinstance(data, dict) and features is not None:
-        data = [data]  # one instance
+        data = _rows(data)
     if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
         if features is None or find_spec("pandas") is None:
             return data
@@ -87,6 +88,16 @@ def _suited(model: Any, data: Any) -> Any:
         return data if any(array is None for array in arrays.values()) else arrays
     array = _array(data)
     return data if array is None else _instances(model, array)
+
+
+def _rows(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a dict of columns; a dict of single values is one row."""
+    columns = [values for values in data.values() if isinstance(values, list)]
+    if not columns or len(columns) < len(data):
+        return [data]
+    if len({len(values) for values in columns}) > 1:
+        raise ModelDataError("The columns of the data have different lengths.")
+    return [dict(zip(data, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _table(model: Any, table: Any) -> Any:

@@ -64,6 +64,13 @@ def test_dicts_become_a_table_with_the_features_that_the_model_was_fitted_with(d
     assert (list(table.columns), table.to_numpy().tolist()) == (["a", "b"], [[1, 2]])
 
 
+def test_a_dict_of_columns_is_as_many_instances() -> None:
+    table = given({"b": [2, 4], "a": [1, 3], "other": ["x", None]}, feature_names_in_=["a", "b"])
+    assert (list(table.columns), table.to_numpy().tolist()) == (["a", "b"], [[1, 2], [3, 4]])
+    with pytest.raises(ModelDataError, match="different lengths"):
+        given({"a": [1, 2], "b": [3]}, feature_names_in_=["a", "b"])
+
+
 def test_a_feature_that_the_data_lack_is_named() -> None:
     with pytest.raises(ModelDataError, match=r"no column 'b'; the model was fitted with a, b\."):
         given([{"a": 1}], feature_names_in_=["a", "b"])

@@ -9,6 +9,7 @@ import { jobChip } from "./states.js";
 //: What opens a window elsewhere.
 const SHOWS = /\b(plt|pyplot|fig|figure)\.show\(/;
 const NO_WINDOW = "No window opens here. To see a figure, let it be the value of the last line, or press its variable.";
+const IN_PARTS = "Keep it in a variable, and press that: there its rows can be seen, some at a time.";
 const ENDED = ["done", "failed", "cancelled", "interrupted", "killed", "timed_out", "crashed", "aborted"];
 
 export class Job {
@@ -133,5 +134,14 @@ function outcome({ value, value_type: type, error, state, job }) {
   if (value === null && SHOWS.test(job)) {
     return [h("p", { class: "hint" }, NO_WINDOW)];
   }
-  return value === null || state !== "done" ? [] : [h("h4", { class: "hint" }, "Result"), valueView(value, { type: type ?? undefined })];
+  // A number that JSON does not have comes as null, too: its type tells it from None.
+  if (state !== "done" || (value === null && (type === null || type === "NoneType"))) {
+    return [];
+  }
+  const cut = value?.truncated === true && "shape" in value;
+  return [
+    h("h4", { class: "hint" }, "Result"),
+    valueView(value, { type: type ?? undefined }),
+    ...(cut ? [h("p", { class: "hint" }, IN_PARTS)] : []),
+  ];
 }

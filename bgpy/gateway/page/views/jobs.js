@@ -16,6 +16,7 @@ const CALM = 500;
 export class Jobs {
   #api;
   #name;
+  #section;
   #calls;
   #none = h("p", { class: "empty" }, "Reading …");
   #list = h("div", { class: "stack" });
@@ -43,8 +44,14 @@ export class Jobs {
     this.#name = name;
     this.#calls = calls;
     const head = h("div", { class: "row" }, h("h2", {}, "Jobs"), this.#news);
-    container.append(h("section", { class: "stack", "aria-label": "Jobs" }, head, this.#none, this.#list, this.#older));
+    this.#section = h("section", { class: "stack", "aria-label": "Jobs" }, head, this.#none, this.#list, this.#older);
+    container.append(this.#section);
     attempt(() => this.#begin());
+  }
+
+  /** Show them as what they were: the workspace is gone, also for what it ran. */
+  age() {
+    this.#section.classList.add("stale");
   }
 
   /** Follow them no longer. */

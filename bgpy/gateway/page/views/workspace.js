@@ -57,6 +57,7 @@ export function openWorkspace(main, side, api, name, { look, reopen }) {
         about.textContent = "";
         manage.disabled = true;
         code.stop();
+        jobs.age();
       }
     },
     close() {
