@@ -96,13 +96,11 @@ class ReplicatedModel:
         known = self.home.look(lambda jobs: jobs.find(identity))
         if known is not None:
             return next((each for each in self._changes if each.number == known), self.home), known
-        change, first = Change(self.home, bounds or self.bounds), self._group.first
+        change, first = Change(self.home, bounds), self._group.first
         with self._lock:
             self._changes.append(change)
             self._time_limit = time_limit
             target, lost = self._group.target, not first.has_model() and not first.queued
-            if kind == "undeploy":
-                self._group.dissolve()
         self._fleet.keep(self)
         if kind == "update" and target is not None and lost:
             self._load(first, self.home, target, target.steps(None))  # there is nothing yet that could have new weights
@@ -182,10 +180,12 @@ class ReplicatedModel:
         with self._lock:
             if record.state is JobState.DONE and known is None:
                 self._group.unloaded(first)
+                self._group.dissolve()  # now, not when it was asked for: an update before it has just aimed at its weights
             elif known is not None:
                 load = load_in(self.home.name, known, self._group.target)
                 self._group.loaded(first, load)
-                self._group.bound(*change.bounds)
+                if change.bounds is not None:
+                    self._group.bound(*change.bounds)
                 self._group.aim(load)
             else:
                 self._group.failed(first, why(record), self._fleet.clock(), stays=True)
