@@ -7,6 +7,7 @@ workspaces, is done by a thread that a model has while there is something to do.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -234,8 +235,9 @@ class ReplicatedModel:
         assert self._lock.locked()
         self._again = True
         if not self._works and not self._fleet.closed:
-            self._works = True
-            threading.Thread(target=self._work, name="bgpy-replicas", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # no more threads can be had: what happens next tries again
+                threading.Thread(target=self._work, name="bgpy-replicas", daemon=True).start()
+                self._works = True
 
     def _work(self) -> None:
         while True:
@@ -272,9 +274,10 @@ class ReplicatedModel:
         replica = fill.replica
         try:
             home = self._home_of(replica)
-        except BgpyError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, such as no more open files: it is tried again
+            reason = str(error) if isinstance(error, BgpyError) else f"{type(error).__name__}: {error}"
             with self._lock:
-                self._group.unfilled(replica, str(error), self._fleet.clock())
+                self._group.unfilled(replica, reason, self._fleet.clock())
             return
         with self._lock:
             replica.home = home

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 from support.hosts import WAIT, Desk
+from support.scripted import ScriptedBackend
 from support.waiting import wait_until
 
 from bgpy.errors import RefusedError
+from bgpy.tasks.tensorflow import replicas
+from bgpy.tasks.workspace.backends import Listener
+from bgpy.tasks.workspace.means import Options
 from bgpy.tasks.workspace.workspace import Workspace
 
 
@@ -72,3 +76,33 @@ def test_a_prediction_whose_record_is_gone_before_its_answer_has_run_once(desk: 
     wait_until(lambda: {row["waiting"] for row in desk.ask("describe")["replicas"]} == {0})
     asked = [kind for name in names(desk) for kind, _ in desk.of(name).arguments]
     assert asked.count("predict") == 3
+
+
+def test_a_replica_that_could_not_be_made_for_want_of_files_is_made_later(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "FIRST_RETRY", 0.01)
+    make = desk.backends.make
+
+    def run_out(options: Options, listener: Listener) -> ScriptedBackend:
+        means = desk.state["workspaces"]._means
+        desk.state["workspaces"]._means = means._replace(make_backend=make)
+        raise OSError(24, "Too many open files")
+
+    desk.state["workspaces"]._means = desk.state["workspaces"]._means._replace(make_backend=run_out)
+    desk.answer({"command": "destroy_workspace", "name": "w.1"})
+    wait_until(lambda: [row["state"] for row in desk.ask("describe")["replicas"]] == ["ready"] * 3)
+    assert sorted(names(desk)) == ["w", "w.1", "w.2"]
+
+
+def test_replicas_are_looked_after_once_a_thread_can_be_had_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name == "bgpy-replicas":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    desk.answer({"command": "destroy_workspace", "name": "w.1"})
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        assert desk.run("predict", feed_dict={"x": 1})["state"] == "done"
+    wait_until(lambda: [row["state"] for row in desk.ask("describe")["replicas"]] == ["ready"] * 3)
