@@ -69,7 +69,7 @@ class Deadlines:
                 while self._heap and self._heap[0][2].settled:  # at once, not each when its time has come
                     heapq.heappop(self._heap)
                 if not self._heap or self._heap[0][0] > now:
-                    self._changed.wait(self._heap[0][0] - now if self._heap else None)
+                    self._changed.wait(min(self._heap[0][0] - now, threading.TIMEOUT_MAX) if self._heap else None)
                     continue
                 _, _, item = heapq.heappop(self._heap)
             if not item.settled:

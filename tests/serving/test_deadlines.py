@@ -56,6 +56,17 @@ def test_an_earlier_deadline_wakes_the_thread_that_sleeps_for_a_later_one(deadli
     assert not late.expired.is_set()
 
 
+def test_a_deadline_that_is_later_than_any_wait_stops_nothing(deadlines: Deadlines) -> None:
+    deadlines.add(Item(), 2 * threading.TIMEOUT_MAX)
+    deadlines.add(Item(), float("inf"))
+    item = Item()
+    deadlines.add(item, 0.001)
+    assert item.expired.wait(30)
+    another = Item()  # the thread has waited for the first by now
+    deadlines.add(another, 0.001)
+    assert another.expired.wait(30)
+
+
 def test_what_is_settled_does_not_expire(deadlines: Deadlines) -> None:
     settled, item = Item(), Item()
     settled.settled = True

@@ -26,12 +26,12 @@ class Change:
     number
         Of the first one's job, None before it is queued.
     bounds
-        How many replicas there may be, once that has gone well.
+        How many replicas there may be, once that has gone well; None for as many as then.
     begun
         Whether the first one's job has ended.
     """
 
-    def __init__(self, home: Workspace, bounds: Bounds) -> None:
+    def __init__(self, home: Workspace, bounds: Bounds | None) -> None:
         self.number: int | None = None
         self.bounds = bounds
         self.begun = False

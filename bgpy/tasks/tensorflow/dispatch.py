@@ -185,14 +185,15 @@ def _ask_model(
     for left in reversed(range(MAX_REPLICAS)):
         replica = model.choose(argument.get("version"))
         home = replica.home if isinstance(replica.home, Workspace) else workspace
+        end = _End(home, fleet.catalog, make, partial(model.release, replica))
         try:
-            call, release = _prediction(home, fleet, packed), partial(model.release, replica)
-            _push(home, fleet, client_socket, fields, call, make, release)
+            end.push(_prediction(home, fleet, packed), client_socket, fields)
         except BgpyError as error:
             model.release(replica)
             if type(error) is not RefusedError or home is workspace or not left:
                 raise
             continue  # it has just been destroyed, and will not be chosen again
+        end.answer(client_socket, fields)  # not above: what is refused here is queued, and released at its end
         return
 
 
@@ -207,24 +208,16 @@ def _push(
     fields: Fields,
     call: Call,
     make: Make,
-    release: Callable[[JobRecord], object] | None = None,
 ) -> None:
-    """Queue a call, and have it answered at its end, or when the client has waited for as long as it wants to."""
-    end, begun = _End(workspace, fleet.catalog, make, release), time.monotonic()
-    number = workspace.call(
-        call,
-        fields.get("path", ""),
-        time_limit=fields.get("time_limit"),
-        identity=getattr(client_socket, "identity", None),
-        then=end.note,
-    )
-    answer_at_end(workspace, client_socket, number, fields["timeout"], end.make, begun)
+    end = _End(workspace, fleet.catalog, make)
+    end.push(call, client_socket, fields)
+    end.answer(client_socket, fields)
 
 
 class _End:
     """The end of one job, on its way to the catalog and to whoever waits for it."""
 
-    __slots__ = ("_catalog", "_make", "_release", "_value", "_workspace")
+    __slots__ = ("_begun", "_catalog", "_make", "_number", "_release", "_value", "_workspace")
 
     def __init__(
         self, workspace: Workspace, catalog: Catalog, make: Make, release: Callable[[JobRecord], object] | None = None
@@ -234,6 +227,22 @@ class _End:
         self._catalog = catalog
         self._make = make
         self._value: Value | None = None
+        self._begun = time.monotonic()
+        self._number = -1
+
+    def push(self, call: Call, client_socket: ClientSocket, fields: Fields) -> None:
+        """Queue the job."""
+        self._number = self._workspace.call(
+            call,
+            fields.get("path", ""),
+            time_limit=fields.get("time_limit"),
+            identity=getattr(client_socket, "identity", None),
+            then=self.note,
+        )
+
+    def answer(self, client_socket: ClientSocket, fields: Fields) -> None:
+        """Have the client answered at the job's end, or when it has waited for as long as it wants to."""
+        answer_at_end(self._workspace, client_socket, self._number, fields["timeout"], self.make, self._begun)
 
     def note(self, record: JobRecord) -> None:
         """Take the end as soon as it is known."""

@@ -7,6 +7,7 @@ workspaces, is done by a thread that a model has while there is something to do.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -96,13 +97,11 @@ class ReplicatedModel:
         known = self.home.look(lambda jobs: jobs.find(identity))
         if known is not None:
             return next((each for each in self._changes if each.number == known), self.home), known
-        change, first = Change(self.home, bounds or self.bounds), self._group.first
+        change, first = Change(self.home, bounds), self._group.first
         with self._lock:
             self._changes.append(change)
             self._time_limit = time_limit
             target, lost = self._group.target, not first.has_model() and not first.queued
-            if kind == "undeploy":
-                self._group.dissolve()
         self._fleet.keep(self)
         if kind == "update" and target is not None and lost:
             self._load(first, self.home, target, target.steps(None))  # there is nothing yet that could have new weights
@@ -182,10 +181,12 @@ class ReplicatedModel:
         with self._lock:
             if record.state is JobState.DONE and known is None:
                 self._group.unloaded(first)
+                self._group.dissolve()  # now, not when it was asked for: an update before it has just aimed at its weights
             elif known is not None:
                 load = load_in(self.home.name, known, self._group.target)
                 self._group.loaded(first, load)
-                self._group.bound(*change.bounds)
+                if change.bounds is not None:
+                    self._group.bound(*change.bounds)
                 self._group.aim(load)
             else:
                 self._group.failed(first, why(record), self._fleet.clock(), stays=True)
@@ -234,8 +235,9 @@ class ReplicatedModel:
         assert self._lock.locked()
         self._again = True
         if not self._works and not self._fleet.closed:
-            self._works = True
-            threading.Thread(target=self._work, name="bgpy-replicas", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # no more threads can be had: what happens next tries again
+                threading.Thread(target=self._work, name="bgpy-replicas", daemon=True).start()
+                self._works = True
 
     def _work(self) -> None:
         while True:
@@ -272,9 +274,10 @@ class ReplicatedModel:
         replica = fill.replica
         try:
             home = self._home_of(replica)
-        except BgpyError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, such as no more open files: it is tried again
+            reason = str(error) if isinstance(error, BgpyError) else f"{type(error).__name__}: {error}"
             with self._lock:
-                self._group.unfilled(replica, str(error), self._fleet.clock())
+                self._group.unfilled(replica, reason, self._fleet.clock())
             return
         with self._lock:
             replica.home = home
