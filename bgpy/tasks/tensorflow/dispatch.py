@@ -21,6 +21,7 @@ from bgpy.tasks.tensorflow.changes import Bounds
 from bgpy.tasks.tensorflow.fleet import Fleet
 from bgpy.tasks.tensorflow.readings import HOST, with_node
 from bgpy.tasks.tensorflow.replicas import IDLE_TIME, MAX_REPLICAS
+from bgpy.tasks.tensorflow.replicated import ReplicatedModel
 from bgpy.tasks.workspace.answering import answer_at_end, refused
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.dispatch import dispatch as dispatch_to_workspaces
@@ -63,11 +64,12 @@ def _deploy(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fie
     bounds = _bounds(workspace, fleet, fields)
     argument = {field: fields[field] for field in ("name", "path", "device", "warmup", "safe_mode")}
     argument |= {"max_batch": int(fields["max_batch"]), "version": fleet.catalog.versions(workspace)}
+    model = None
     if bounds[1] > 1:
         fleet.check_names(workspace, bounds[1])
-        fleet.make(workspace)
+        model = fleet.make(workspace)
         argument |= {"min_replicas": bounds[0], "max_replicas": bounds[1], "idle_time": bounds[2]}
-    _change(workspace, fleet, client_socket, fields, Call(HOST, "deploy", argument), bounds)
+    _change(workspace, fleet, client_socket, fields, Call(HOST, "deploy", argument), bounds, model)
 
 
 def _update(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
@@ -114,11 +116,17 @@ def _undeploy(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, f
 
 
 def _change(
-    workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields, call: Call, bounds: Bounds | None = None
+    workspace: Workspace,
+    fleet: Fleet,
+    client_socket: ClientSocket,
+    fields: Fields,
+    call: Call,
+    bounds: Bounds | None = None,
+    model: ReplicatedModel | None = None,
 ) -> None:
     """Queue what changes the model; where it has replicas, or shall have, that of the first, which the others follow."""
     make = _nothing if call.method == "undeploy" else _description
-    model = fleet.find(workspace)
+    model = model or fleet.find(workspace)
     if model is None:
         _push(workspace, fleet, client_socket, fields, call, make)
         return
