@@ -34,14 +34,12 @@ class RayCluster:
             token.chmod(0o600)
         #: What a process needs to get in.
         self.environment = {"RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-        # On a machine that does other things as well, Ray's own 30 s are not always enough for what serves a client to start.
-        patience = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "55"}
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **self.environment, **patience},
+            env={**os.environ, **self.environment},
             text=True,
         )
         self.address: str = self._ask("start", ray_client_server_port=client_port, **head)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from bgpy.tasks.workspace.channel import Channel, Kind, Message
@@ -69,7 +70,14 @@ class Agent:
         if address == "local":
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             options["include_dashboard"] = False
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **options)
+        connect = partial(
+            ray.init, address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **options
+        )
+        try:
+            connect()
+        except ConnectionAbortedError:
+            # What the cluster starts for a client over there at times dies at once: it is forked beside threads of gRPC's.
+            connect()
         self._ray = ray
         self._lock = threading.Lock()
         self._served: dict[str, Any] = {}  # by actor: what is known at once when it dies
