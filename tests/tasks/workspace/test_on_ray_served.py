@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import signal
+import socket
 import urllib.request
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.ray_cluster import RayCluster
 from bgpy.system import process_start_time, wait_for_end
 from bgpy.tasks.workspace.backends.ray import RayBackend
 from bgpy.tasks.workspace.backends.spawner import Spawner
+from bgpy.tasks.workspace.onray.agent import Agent
 from bgpy.tasks.workspace.onray.cluster import Cluster
 from bgpy.token import find_token
 
@@ -80,6 +82,22 @@ def test_a_cluster_is_reached_by_its_port_for_clients(ray_cluster: RayCluster, r
     finally:
         cluster.close()
         spawner.close()
+
+
+def test_a_cluster_that_loses_what_serves_a_client_as_it_starts_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    tries: list[str] = []
+
+    def init(address: str, **options: Any) -> None:
+        tries.append(address)
+        if len(tries) == 1:
+            raise ConnectionAbortedError("Initialization failure from server")
+
+    monkeypatch.setattr(ray, "init", init)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"ray://127.0.0.1:{listener.getsockname()[1]}"
+        Agent(address)
+    assert tries == [address, address]
 
 
 class Detour:

@@ -70,9 +70,7 @@ class Agent:
         if address == "local":
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             options["include_dashboard"] = False
-        connect = partial(
-            ray.init, address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **options
-        )
+        connect = partial(ray.init, address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **options)
         try:
             connect()
         except ConnectionAbortedError:
