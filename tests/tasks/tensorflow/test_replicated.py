@@ -42,7 +42,8 @@ def names(desk: Desk) -> list[str]:
 
 def rows(desk: Desk) -> dict[str, Any]:
     """Return the state and version of each replica."""
-    return {row["workspace"]: (row["state"], row["version"]) for row in desk.ask("describe")["replicas"]}
+    known = desk.ask("describe") or {"replicas": []}  # of a server that was just started nothing, until one has answered
+    return {row["workspace"]: (row["state"], row["version"]) for row in known["replicas"]}
 
 
 def wait_for(desk: Desk, version: int = 1, *workspaces: str) -> None:
