@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -41,9 +42,11 @@ def test_deadlines_come_in_their_order_not_in_that_of_their_making(deadlines: De
     order: list[str] = []
     late, early, last = Item("late", order), Item("early", order), Item("last", order)
     with deadlines._changed:  # however slow this machine is, none is due before all are there
+        begun = time.monotonic()
         deadlines.add(last, 0.06)
-        deadlines.add(late, 0.03)
-        deadlines.add(early, 0.0)
+        # Less what the machine took since.
+        deadlines.add(late, 0.03 - (time.monotonic() - begun))
+        deadlines.add(early, 0.0 - (time.monotonic() - begun))
     assert last.expired.wait(30)
     assert order == ["early", "late", "last"]
 

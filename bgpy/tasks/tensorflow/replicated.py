@@ -60,17 +60,19 @@ class ReplicatedModel:
     def choose(self, version: str | None = None) -> Replica:
         """Return the replica for a prediction, which counts as waiting until `release`."""
         with self._lock:
-            chosen = self._group.choose(version, self._fleet.clock())
-            self._look_after()
+            now = self._fleet.clock()
+            chosen = self._group.choose(version, now)
+            self._look_after(now)
         return chosen
 
     def release(self, replica: Replica, record: JobRecord | None = None) -> None:
         """Take note that a prediction has ended, or could not be queued. Does not block."""
         with self._lock:
-            self._group.release(replica, self._fleet.clock())
+            now = self._fleet.clock()
+            self._group.release(replica, now)
             if misses_model(record):
                 replica.take(None)
-            self._look_after()
+            self._look_after(now)
 
     # What all shall have.
 
@@ -145,7 +147,7 @@ class ReplicatedModel:
     def describe(self) -> dict[str, Any] | None:
         """Return what is known of the model and of each replica, None where none has it."""
         with self._lock:
-            self._look_after()
+            self._look_after(self._fleet.clock())
             target, rows = self._group.target, [(each, each.home, each.row()) for each in self._group.replicas]
             low, high, idle_time = self.bounds
         homes = [home for _, home, _ in rows if isinstance(home, Workspace)]
@@ -220,11 +222,11 @@ class ReplicatedModel:
 
     # What is to be done about it.
 
-    def _look_after(self) -> None:
+    def _look_after(self, now: float) -> None:
         if self._group.needs_care():
             self._wake()
         elif self._group.low != self._group.high:
-            self._set_timer()
+            self._set_timer(now)
 
     def wake(self) -> None:
         """Have done what is to be done now, by a thread of its own. Does not block."""
@@ -240,17 +242,19 @@ class ReplicatedModel:
                 self._works = True
 
     def _work(self) -> None:
+        now = self._fleet.clock()
         while True:
             with self._lock:
                 if not self._again or self._fleet.closed:
                     self._works = False
-                    self._set_timer()
+                    self._set_timer(now)
                     over = self._take_over()
                     break
                 self._again = False
                 if self._fleet.lacks(self.home):
                     self._group.dissolve()
-                todo = self._group.plan(self._fleet.clock())
+                now = self._fleet.clock()
+                todo = self._group.plan(now)
                 self._again = bool(todo)
             for each in todo:
                 if isinstance(each, Remove):
@@ -326,16 +330,17 @@ class ReplicatedModel:
         with self._lock:
             self._group.removed(replica)
 
-    def _set_timer(self) -> None:
-        """Have `wake` called when it is time."""
+    def _set_timer(self, now: float) -> None:
+        """Have `wake` called when it is time, by what the group was told or asked at `now`."""
         assert self._lock.locked()
-        now = self._fleet.clock()
+        if self._timer is not None and self._timer.due <= now:
+            return  # it is about to call, and what is due is looked for then
         due = self._group.due(now)
         if due is None or self._fleet.closed:
             self._timer = None
         elif self._timer is None or due < self._timer.due:
             self._timer = _Timer(self, due)
-            self.home.deadlines.add(self._timer, due - now)
+            self.home.deadlines.add(self._timer, max(due - self._fleet.clock(), 0.0))
 
     def is_set(self, timer: _Timer) -> bool:
         """Tell whether a timer is the one that counts."""

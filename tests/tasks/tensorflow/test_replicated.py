@@ -381,6 +381,21 @@ def test_load_makes_replicas_and_idle_time_takes_them_away(desk: Desk, monkeypat
     assert desk.run("predict")["state"] == "done"
 
 
+def test_a_prediction_that_comes_when_one_more_is_due_does_not_put_that_off(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "BUSY_TIME", 0.3)
+    now = [0.0]
+    desk.state["fleet"].clock = lambda: now[0]
+    desk.run("deploy", path="m", min_replicas=1, max_replicas=2)
+    gate = desk.of("w").gate = threading.Event()
+    message = {"command": "predict", "name": "w", "feed_dict": {"x": 1}, "timeout": WAIT}
+    clients = [desk.send(message) for _ in range(BUSY + 1)]
+    now[0] = 10.0  # the timer is about to call
+    clients.append(desk.send(message))
+    wait_for(desk, 1, "w", "w.1")
+    gate.set()
+    assert all(client.answer()["result"]["state"] == "done" for client in clients)
+
+
 # After a restart
 
 
