@@ -63,7 +63,7 @@ def test_a_workspace_that_is_made_through_one_is_seen_and_watched_through_the_ot
     with pair[0].client() as here, pair[1].client() as there, talk(pair[1], "watch") as watcher:
         here.post("/create_workspace", json={"name": "lab", "type": "thread"})
         assert there.post("/get_workspace").json()["result"] == ["lab"]
-        watcher.send('{"name": "lab"}')
+        watcher.send('{"name": "lab", "since": 0}')
         pushed = here.post("/push_job", json={"name": "lab", "job": "x = 41 + 1", "type": "script", "timeout": 20}).json()
         assert pushed["result"]["state"] == "done"
         seen = receive(watcher)
