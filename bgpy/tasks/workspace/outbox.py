@@ -41,13 +41,17 @@ class Waiters:
         if then in waiting:
             waiting.remove(then)
 
-    def numbers(self) -> list[int]:
-        """Return the jobs that somebody waits for."""
-        return list(self._then)
+    def drop(self, number: int) -> None:
+        """Forget all that wait for a job."""
+        self._then.pop(number, None)
 
     def take(self, number: int, record: JobRecord) -> list[Tell]:
         """Return all that wait for a job, who are forgotten here."""
         return [Tell(then, record) for then in self._then.pop(number, ())]
+
+    def take_all(self, record_of: Callable[[int], JobRecord]) -> list[Tell]:
+        """As `take`, of every job, whose record is told."""
+        return [tell for number in list(self._then) for tell in self.take(number, record_of(number))]
 
 
 class Outbox:

@@ -270,9 +270,8 @@ class Workspace:
             self._queue.close()
             self._absorb()
             backend, busy = self._backend, self._queue.is_running()
-            for number in self._waiters.numbers():
-                for tell in self._waiters.take(number, self._queue.jobs.view(number)):
-                    self._outbox.put(tell, None)
+            for tell in self._waiters.take_all(self._queue.jobs.view):
+                self._outbox.put(tell, None)
             self._changed.notify_all()
         self._perform()
         self.log.close()
@@ -387,6 +386,8 @@ class Workspace:
                 self.log.add(instruction.event, instruction.job, time.time(), instruction.details)
             elif type(instruction) is Acknowledge:
                 gate = self._acknowledgements.pop(instruction.number, None)
+                if instruction.error is not None:
+                    self._waiters.drop(instruction.number)  # there is no such job, and its end will never be told
                 if gate is not None:
                     gate.open(instruction.error)
             elif type(instruction) is Settle:

@@ -12,7 +12,7 @@ from support.scripted import Backends, ScriptedBackend
 from bgpy.errors import RefusedError, StoreError
 from bgpy.serving.deadlines import Deadlines
 from bgpy.tasks.workspace.backends import Abilities, Order
-from bgpy.tasks.workspace.jobs import JobState
+from bgpy.tasks.workspace.jobs import JobRecord, JobState
 from bgpy.tasks.workspace.means import Means, Options
 from bgpy.tasks.workspace.records import Change, JobEnded, JobPushed, JobStarted
 from bgpy.tasks.workspace.store import MemoryStore
@@ -371,10 +371,13 @@ def test_a_push_that_cannot_be_kept_raises(house: House) -> None:
     store.gate.release(1000)
     workspace = house.make(keeps=True)
     store.error = FULL
+    told: list[JobRecord] = []
     with pytest.raises(StoreError, match="The disk is full"):
-        workspace.push("script", "done")
+        workspace.push("script", "done", then=told.append)
     store.error = None
     assert run(workspace, "done") == (1, JobState.DONE)
+    workspace.shut()  # tells all that wait: nobody waits for what is no job
+    assert told == []
 
 
 def test_an_end_that_cannot_be_kept_is_an_error_for_who_waits(house: House) -> None:
