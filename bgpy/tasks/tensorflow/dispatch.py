@@ -22,7 +22,7 @@ from bgpy.tasks.tensorflow.fleet import Fleet
 from bgpy.tasks.tensorflow.readings import HOST, with_node
 from bgpy.tasks.tensorflow.replicas import IDLE_TIME, MAX_REPLICAS
 from bgpy.tasks.tensorflow.replicated import ReplicatedModel
-from bgpy.tasks.workspace.answering import answer_at_end, refused
+from bgpy.tasks.workspace.answering import Pushed, answer_at_end, refused
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.dispatch import dispatch as dispatch_to_workspaces
 from bgpy.tasks.workspace.dispatch import job_result
@@ -222,25 +222,22 @@ def _push(
     end.answer(client_socket, fields)
 
 
-class _End:
+class _End(Pushed):
     """The end of one job, on its way to the catalog and to whoever waits for it."""
-
-    __slots__ = ("_begun", "_catalog", "_make", "_number", "_release", "_value", "_workspace")
 
     def __init__(
         self, workspace: Workspace, catalog: Catalog, make: Make, release: Callable[[JobRecord], object] | None = None
     ) -> None:
+        super().__init__(workspace)
         self._release = release
-        self._workspace = workspace
         self._catalog = catalog
         self._make = make
-        self._value: Value | None = None
         self._begun = time.monotonic()
         self._number = -1
 
     def push(self, call: Call, client_socket: ClientSocket, fields: Fields) -> None:
         """Queue the job."""
-        self._number = self._workspace.call(
+        self._number = self.workspace.call(
             call,
             fields.get("path", ""),
             time_limit=fields.get("time_limit"),
@@ -250,23 +247,23 @@ class _End:
 
     def answer(self, client_socket: ClientSocket, fields: Fields) -> None:
         """Have the client answered at the job's end, or when it has waited for as long as it wants to."""
-        answer_at_end(self._workspace, client_socket, self._number, fields["timeout"], self.make, self._begun)
+        answer_at_end(self, client_socket, self._number, fields["timeout"], self.make, self._begun)
 
     def note(self, record: JobRecord) -> None:
         """Take the end as soon as it is known."""
-        self._value = record.value  # the workspace may not keep what is large
-        self._catalog.ended(self._workspace, record)
+        self._catalog.ended(self.workspace, record)
         if self._release is not None:
             self._release(record)
+        super().note(record)
 
     def make(self, record: JobRecord, waited: float) -> dict[str, Any]:
         """Make the answer."""
-        told = {**job_result(record, waited), **self._make(record.state, self._value or record.value)}
+        told = {**job_result(record, waited), **self._make(record.state, record.value)}
         if record.kind == "predict":
-            told["name"] = self._workspace.name
+            told["name"] = self.workspace.name
         else:
             # Whoever has this answer may ask at once what is deployed: it must not be faster than the word to the catalog.
-            self._catalog.ended(self._workspace, record)
+            self._catalog.ended(self.workspace, record)
         return told
 
 

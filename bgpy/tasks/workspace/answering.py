@@ -8,13 +8,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bgpy.errors import BgpyError, RefusedError, StoreError
 from bgpy.serving.deadlines import Deadlines
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.workspace.jobs import JobRecord, JobState
+from bgpy.tasks.workspace.means import Gate
 from bgpy.tasks.workspace.outbox import Then
+
+if TYPE_CHECKING:
+    from bgpy.tasks.workspace.workspace import Workspace
 
 #: Makes the result of the answer from the job's record as it is then, and the seconds that it took.
 MakeResult = Callable[[JobRecord, float], Any]
@@ -72,6 +76,72 @@ def answer_at_end(
         workspace.deadlines.add(answer, timeout)
     else:
         answer.expire()
+
+
+class Pushed:
+    """
+    A job that is about to be pushed, for `answer_at_end`: its end is heard also where the workspace forgets it at once.
+
+    Parameters
+    ----------
+    workspace
+        Where it will be pushed, with `note` as what is called at its end.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._lock = threading.Lock()
+        self._then: list[Then] = []
+        self._ended: JobRecord | None = None
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """See `Awaited`."""
+        return self.workspace.deadlines
+
+    def note(self, record: JobRecord) -> None:
+        """Take the end of the job, or the word that the server begins to end."""
+        with self._lock:
+            waiting, self._then = self._then, []
+            # A copy for whoever asks later, as the workspace may not keep what is large.
+            self._ended = record if waiting else replace(record)
+        for then in waiting:
+            then(record)
+
+    def record(self, number: int | None) -> JobRecord:
+        """See `Awaited`."""
+        if self._ended is None:
+            try:
+                return self.workspace.record(number)
+            except RefusedError:  # it is gone already, and its end on the way here
+                return JobRecord("", number or 0, "", "", state=JobState.RUNNING)
+        return self._ended
+
+    def saved_state(self, number: int) -> JobState:
+        """See `Awaited`."""
+        try:
+            return self.workspace.saved_state(number)
+        except RefusedError:
+            return self.record(number).state
+
+    def when_ended(self, number: int, then: Then) -> bool:
+        """See `Awaited`."""
+        with self._lock:
+            if self._ended is None:
+                self._then.append(then)
+            return self._ended is None
+
+    def wait(self, number: int, timeout: float) -> JobState:
+        """See `Awaited`."""
+        gate = Gate()
+
+        def keep(record: JobRecord) -> None:
+            self._ended = replace(record)
+            gate.open()
+
+        if self.when_ended(number, keep):
+            gate.wait(min(timeout, threading.TIMEOUT_MAX))
+        return self.saved_state(number)
 
 
 def refused(error: BgpyError) -> dict[str, Any]:

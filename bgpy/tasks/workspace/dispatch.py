@@ -14,7 +14,7 @@ from bgpy.inspection.windows import read_window
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.schema import checker
 from bgpy.tasks.workspace import commands
-from bgpy.tasks.workspace.answering import answer_at_end, refused
+from bgpy.tasks.workspace.answering import Pushed, answer_at_end, refused
 from bgpy.tasks.workspace.jobs import JobRecord
 from bgpy.tasks.workspace.means import PLACEMENT, Options
 from bgpy.tasks.workspace.values import Packed
@@ -119,12 +119,14 @@ def _get_status(workspaces: Workspaces, client_socket: ClientSocket, fields: Fie
 def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> Any:
     workspace = workspaces[fields["name"]]
     begun = time.monotonic()
+    pushed = Pushed(workspace)
     number = workspace.push(
         _KINDS[fields["type"]],
         fields["job"],
         clear=fields["clear"],
         time_limit=fields["time_limit"],
         identity=getattr(client_socket, "identity", None),
+        then=pushed.note,
     )
     variables = fields["variables"]
 
@@ -137,10 +139,10 @@ def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Field
         }
 
     if variables is False or variables == [] or not client_socket.awaited:
-        answer_at_end(workspace, client_socket, number, fields["timeout"], make, begun)
+        answer_at_end(pushed, client_socket, number, fields["timeout"], make, begun)
         return ANSWERED
-    workspace.wait(number, fields["timeout"])
-    answer = make(workspace.record(number), time.monotonic() - begun)
+    pushed.wait(number, fields["timeout"])
+    answer = make(pushed.record(number), time.monotonic() - begun)
     if answer["finish"]:
         answer["variable"] = _variables_of(workspace, fields)
     return answer
@@ -148,8 +150,9 @@ def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Field
 
 def _clear(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> Any:
     workspace = workspaces[fields["name"]]
-    number = workspace.push("clear", "", clear=True, identity=getattr(client_socket, "identity", None))
-    answer_at_end(workspace, client_socket, number, fields["timeout"], job_result)
+    pushed = Pushed(workspace)
+    number = workspace.push("clear", "", clear=True, identity=getattr(client_socket, "identity", None), then=pushed.note)
+    answer_at_end(pushed, client_socket, number, fields["timeout"], job_result)
     return ANSWERED
 
 

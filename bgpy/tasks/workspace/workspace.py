@@ -122,8 +122,7 @@ class Workspace:
         kind
             file, script or clear; `call` queues what is none of these.
         then
-            Called with the job's record at its end, from whatever thread; must not block. Not where the same request has pushed
-            it before.
+            As for `when_ended`, and no end is missed; of a job that the same request has pushed before it may come at once.
 
         Raises
         ------
@@ -149,6 +148,8 @@ class Workspace:
         self._perform()
         if gate is not None:
             gate.wait_for_store()
+        elif then is not None and not self.when_ended(number, then):
+            then(self.record(number))
         return number
 
     def call(self, call: Call, text: str, **options: Any) -> int:

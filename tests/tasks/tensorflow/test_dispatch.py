@@ -186,7 +186,7 @@ def test_result_that_is_forgotten_before_the_answer_is_made_is_in_it() -> None:
 def test_answer_about_a_deploy_comes_after_the_word_to_the_catalog() -> None:
     described = description("m", 1)
     workspace, catalog = Swift(JobRecord("w", 0, "deploy", "", state=JobState.DONE, value=Value(described, None))), Catalog()
-    assert ask_swift(workspace, catalog, "deploy", path="m")["value"] == described
+    assert ask_swift(workspace, catalog, "deploy", path="m", timeout=0)["value"] == described
     assert ask_swift(workspace, catalog, "describe")["path"] == "m"
 
 

@@ -65,14 +65,16 @@ def test_an_undeploy_that_is_cancelled_leaves_all_replicas(desk: Desk) -> None:
     assert {row["state"] for row in desk.ask("describe")["replicas"]} == {"ready"}
 
 
-def test_a_prediction_whose_record_is_gone_before_its_answer_has_run_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(workspace: Workspace, number: int, then: Any) -> bool:
+def test_a_prediction_whose_record_is_gone_before_its_answer_is_answered_and_has_run_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(workspace: Workspace, number: int, *_: Any) -> bool:
         raise RefusedError(f"Job {number} of the workspace {workspace.name!r} is gone", "job")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Workspace, "when_ended", gone)
-        for _ in range(3):
-            assert "is gone" in desk.refused("predict", feed_dict={"x": 1}, timeout=WAIT)[0]
+        for method in ("when_ended", "record", "saved_state"):
+            patch.setattr(Workspace, method, gone)
+        assert [desk.run("predict", feed_dict={"x": 1})["state"] for _ in range(3)] == ["done"] * 3
     wait_until(lambda: {row["waiting"] for row in desk.ask("describe")["replicas"]} == {0})
     asked = [kind for name in names(desk) for kind, _ in desk.of(name).arguments]
     assert asked.count("predict") == 3

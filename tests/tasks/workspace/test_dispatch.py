@@ -15,6 +15,7 @@ from bgpy.tasks.workspace import dispatch as dispatching
 from bgpy.tasks.workspace.commands import COMMANDS
 from bgpy.tasks.workspace.dispatch import dispatch
 from bgpy.tasks.workspace.values import Packed
+from bgpy.tasks.workspace.workspace import Workspace
 from bgpy.tasks.workspace.workspaces import Workspaces
 
 PUSH = {"command": "push_job", "name": "w", "type": 1, "timeout": 10}
@@ -312,6 +313,28 @@ def test_a_request_that_comes_again_finds_its_job(desk: Desk) -> None:
         desk.answer({**PUSH, "job": "done"}, KeepingSocket(identity=(b"c", 1, number)))["result"]["job"] for number in (1, 1, 2)
     ]
     assert numbers == [0, 0, 1]
+
+
+@pytest.mark.parametrize("fields", [{}, {"timeout": 0}, {"variables": True}], ids=["waits", "does not wait", "variables"])
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_job_that_is_forgotten_as_soon_as_it_has_run_is_answered(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], deferrable: bool
+) -> None:
+    desk.ask("create_workspace", name="short", max_jobs=1)
+    push = Workspace.push
+
+    def push_and_forget(workspace: Workspace, *arguments: Any, **options: Any) -> int:
+        number = push(workspace, *arguments, **options)
+        while number in workspace.look(lambda jobs: jobs.numbers()):
+            workspace.wait(push(workspace, "script", "done"), 10)
+        return number
+
+    monkeypatch.setattr(Workspace, "push", push_and_forget)
+    client = KeepingSocket()
+    client.deferrable = deferrable
+    answer = desk.answer({**PUSH, "name": "short", "job": "value 7", **fields}, client)
+    assert answer["request_result"] is True, answer
+    assert (answer["result"]["job"], answer["result"]["state"], answer["result"]["value"]) == (0, "done", "7")
 
 
 def stream_of(client: KeepingSocket) -> Iterator[tuple[dict[str, Any], bool]]:

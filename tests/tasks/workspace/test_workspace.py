@@ -366,6 +366,20 @@ def test_a_push_is_acknowledged_after_its_commit_and_the_end_told_after_its_own(
     assert {type(change) for change in store.changes} == {JobPushed, JobStarted, JobEnded}
 
 
+def test_who_pushes_what_the_same_request_has_pushed_before_is_told_of_its_end_too(house: House) -> None:
+    workspace = house.make()
+    told: list[tuple[str, JobState]] = []
+    for name in ("first", "while it runs"):
+        number = workspace.push(
+            "script", "wait", identity=(b"c", 0, 1), then=lambda record, name=name: told.append((name, record.state))
+        )
+    wait_for_job(house)
+    house.backend.end_job()
+    assert workspace.wait(number, 10) is JobState.DONE
+    assert workspace.push("script", "wait", identity=(b"c", 0, 1), then=lambda record: told.append(("later", record.state))) == 0
+    assert told == [(name, JobState.DONE) for name in ("first", "while it runs", "later")]
+
+
 def test_a_push_that_cannot_be_kept_raises(house: House) -> None:
     house.store = store = SlowStore()
     store.gate.release(1000)
