@@ -29,6 +29,7 @@ import bgpy
 from bgpy.records import Registry
 from bgpy.tasks.workspace import workspace_tasks
 from bgpy.tasks.workspace.face import Workspace, Workspaces
+from bgpy.tasks.workspace.values import Packed
 
 SCRIPT = "x = 1"
 PUSHED = 1000
@@ -133,8 +134,9 @@ def push(lab: Workspace) -> None:
 
 
 def ratios(figures: dict[str, list[float]], what: str) -> dict[str, float]:
-    """Return what is asked of the times: the share of those of a bare actor, and of a process."""
-    return {f"{what}, on Ray / {base}": ratio(figures, "on Ray", base) for base in ("bare actor", "process") if base in figures}
+    """Return what is asked of the times: the share of those of a bare actor, of a process, and of the way by the server."""
+    bases = ("bare actor", "process", "on Ray, by the server")
+    return {f"{what}, on Ray / {base}": ratio(figures, "on Ray", base) for base in bases if base in figures}
 
 
 def hand_over(made: Stand, rounds: int) -> dict[str, float]:
@@ -157,6 +159,8 @@ def hand_over(made: Stand, rounds: int) -> dict[str, float]:
             ways["get"][name] = lambda first=first: first.variables["x"]
             ways["copy"][name] = lambda first=first, second=second: first.copy_variable("x", second)
         lab = labs["on Ray"][0]
+        ways["set"]["on Ray, by the server"] = lambda lab=lab, value=value: set_by_server(made, lab, value)
+        ways["get"]["on Ray, by the server"] = lambda lab=lab: get_by_server(made, lab)
         ways["shared set"]["on Ray"] = lambda lab=lab, value=value: lab.shared.__setitem__("x", value)
         ways["shared get"]["on Ray"] = lambda lab=lab: lab.shared["x"]
         for way, calls in ways.items():
@@ -169,6 +173,18 @@ def hand_over(made: Stand, rounds: int) -> dict[str, float]:
     for actor in actors:
         ray.kill(actor)
     return figures
+
+
+def set_by_server(made: Stand, lab: Workspace, value: Any) -> None:
+    """Set a variable as a program does that is on no cluster."""
+    message = {"command": "set_variable", "name": lab.name, "variable": "x", "value": Packed.of(value)}
+    assert made.client.execute(message, await_response=True)["request_result"] is True
+
+
+def get_by_server(made: Stand, lab: Workspace) -> Any:
+    """Return a variable as to a program that is on no cluster."""
+    message = {"command": "get_variable", "name": lab.name, "variable": "x"}
+    return made.client.execute(message, await_response=True)["result"].open()
 
 
 def many(made: Stand, number: int, kind: str) -> dict[str, float]:

@@ -90,7 +90,8 @@ def test_every_endpoint_but_those_of_models_is_on_the_page() -> None:
     called = {path.rstrip("/") or "/" for call, _ in calls() for path in re.findall(rf"{HOST[:-1]}(/\S*)", call.text)}
     doors = {door.path for door in create_app(token=TOKEN).table.doors if not door.summary.startswith("Of the page")}
     elsewhere = {f"/{command.name}" for command in (*OWN, *OF_RUNS, *OF_REQUESTS)}
-    elsewhere |= {"/lend_variable", "/return_variable", "/take_variable"}  # they want a Ray cluster: docs/scaling.rst
+    # They want a Ray cluster: docs/scaling.rst.
+    elsewhere |= {"/lend_variable", "/fetch_variable", "/return_variable", "/take_variable"}
     elsewhere |= {path for path in doors if path in ("/runtime", "/query/module") or path.startswith("/requests")}
     assert called == doors - elsewhere
 

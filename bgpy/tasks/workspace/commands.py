@@ -246,6 +246,16 @@ RETURN_VARIABLE = Command(
     (NAME, Field("key", ("string",), REQUIRED, "What lend_variable has answered.")),
     "true",
 )
+FETCH_VARIABLE = Command(
+    "fetch_variable",
+    "For a Python program on a Ray cluster: read variables, what is large by the object store, until return_variable.",
+    (
+        NAME,
+        Field("variable", ("array", "null"), None, "A list of names; by default all.", items="string"),
+        Field("node", ("string",), REQUIRED, "The id of the node that the program runs on."),
+    ),
+    "values, a dict of those that there are; or reference and key as of lend_variable, for that dict.",
+)
 TAKE_VARIABLE = Command(
     "take_variable",
     "On Ray: set a variable to what lies in the object store.",
@@ -253,8 +263,9 @@ TAKE_VARIABLE = Command(
         NAME,
         Field("variable", ("string",), REQUIRED, "Its name."),
         Field("reference", ("string",), REQUIRED, "A reference of Ray's, as Ray pickles it, hexadecimal."),
+        Field("packed", ("boolean",), False, "Whether a Python client has packed what lies there."),
     ),
-    "true",
+    "true; false where it is packed and cannot be had from there.",
 )
 GET_RESULT = Command(
     "get_result",
@@ -353,6 +364,7 @@ COMMANDS: tuple[Command, ...] = (
     SET_VARIABLE,
     COPY_VARIABLE,
     LEND_VARIABLE,
+    FETCH_VARIABLE,
     RETURN_VARIABLE,
     TAKE_VARIABLE,
     GET_OUTPUT,

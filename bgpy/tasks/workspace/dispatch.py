@@ -20,6 +20,7 @@ from bgpy.tasks.workspace.means import PLACEMENT, Options
 from bgpy.tasks.workspace.values import Packed
 from bgpy.tasks.workspace.variables import (
     copy_variable,
+    fetch_variables,
     lend_variable,
     list_variables,
     look_at,
@@ -240,6 +241,11 @@ def _lend_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: 
     return lend_variable(workspaces[fields["name"]], fields["variable"])
 
 
+def _fetch_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> dict[str, Any]:
+    names = fields["variable"]
+    return fetch_variables(workspaces[fields["name"]], None if names is None else list(names), fields["node"])
+
+
 def _return_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
     return_variable(workspaces[fields["name"]], fields["key"])
     return True
@@ -247,8 +253,7 @@ def _return_variable(workspaces: Workspaces, client_socket: ClientSocket, fields
 
 def _take_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
     _check_variable(fields["variable"], "variable")
-    take_variable(workspaces[fields["name"]], fields["variable"], fields["reference"])
-    return True
+    return take_variable(workspaces[fields["name"]], fields["variable"], fields["reference"], fields["packed"])
 
 
 def _check_variable(name: str, field: str) -> None:
@@ -396,6 +401,7 @@ _HANDLERS: Mapping[str, Callable[[Workspaces, ClientSocket, Fields], Any]] = {
     "set_variable": _set_variable,
     "copy_variable": _copy_variable,
     "lend_variable": _lend_variable,
+    "fetch_variable": _fetch_variable,
     "return_variable": _return_variable,
     "take_variable": _take_variable,
     "get_output": _get_output,

@@ -224,11 +224,7 @@ class Interpreter:
 
     def read(self, names: list[str] | None, encoding: Literal["json", "objects"], limit: int | None) -> dict[str, Any]:
         """Return variables by name, encoded, see `Backend.read`."""
-        if names is None:
-            found = self.variables()
-        else:
-            namespace, missing = self.namespace, object()
-            found = {name: value for name in names if (value := namespace.get(name, missing)) is not missing}
+        found = find_variables(self.namespace, names)
         if encoding == "json":
             return {name: to_json_limited(value, limit) for name, value in found.items()}
         return {name: pack(value) for name, value in found.items()}
@@ -241,6 +237,14 @@ class Interpreter:
         """Forget the sources that are shared with the process."""
         while self._sources:
             self._forget_source()
+
+
+def find_variables(namespace: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
+    """Return the variables of a namespace that have one of these names, all of them for None; see `variables_of`."""
+    if names is None:
+        return variables_of(namespace)
+    missing = object()
+    return {name: value for name in names if (value := namespace.get(name, missing)) is not missing}
 
 
 def variables_of(namespace: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A job and the variables of a workspace, as a Python program elsewhere sees them,
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -186,6 +187,10 @@ class Variables:
 
     A job may run meanwhile. Modules, functions and classes are none, though they can be read by name; what cannot be pickled
     comes as its text. To delete one, run a job: ``del x``.
+
+    Between a workspace on Ray and a program that has joined the same cluster (``ray.init(address=...)``) what has 1 MiB and more
+    when it is pickled goes through Ray's object store; that changes nothing but the time. `Workspace.shared` spares one more
+    copy, for arrays that need not be written.
     """
 
     def __init__(self, server: Asker, workspace: str) -> None:
@@ -197,14 +202,13 @@ class Variables:
 
     def __getitem__(self, name: str) -> Any:
         """Return the value of a variable; raises KeyError."""
-        value = self._server.ask("get_variable", self._workspace, variable=name)
-        if value is None:  # one whose value is None comes packed
-            raise KeyError(name)
-        return _open(value)
+        return self.read(name)[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
         """Set a variable; raises RefusedError for what is no name, SerializationError for what cannot travel."""
-        self._server.ask("set_variable", self._workspace, variable=name, value=Packed.of(value))
+        packed, store = Packed.of(value), _store()
+        if store is None or not store.set_packed(self._server, self._workspace, name, packed):
+            self._server.ask("set_variable", self._workspace, variable=name, value=packed)
 
     def __contains__(self, name: object) -> bool:
         return name in self._names()
@@ -236,8 +240,11 @@ class Variables:
 
     def read(self, *names: str) -> dict[str, Any]:
         """Return variables by name, all of them for no names, in one request; raises KeyError for one that there is not."""
-        values = self._server.ask("get_variable", self._workspace, variable=list(names) or None)
-        missing = [name for name in names if values[name] is None]
+        wanted, store = list(names) or None, _store()
+        values = None if store is None else store.fetch(self._server, self._workspace, wanted)
+        if values is None:
+            values = self._server.ask("get_variable", self._workspace, variable=wanted)
+        missing = [name for name in names if values.get(name) is None]  # one whose value is None comes packed
         if missing:
             raise KeyError(*missing)
         return {name: _open(value) for name, value in values.items()}
@@ -309,6 +316,15 @@ class Asker:
                 yield _result(response, name)
         finally:
             responses.close()  # type: ignore[attr-defined]  # a generator
+
+
+def _store() -> Any:
+    """Return what hands values over by Ray's object store; None in a program without Ray."""
+    if "ray" not in sys.modules:
+        return None
+    from bgpy.tasks.workspace.onray import shared
+
+    return shared
 
 
 def _message(command: str, name: str | None, fields: dict[str, Any]) -> dict[str, Any]:

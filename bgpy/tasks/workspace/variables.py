@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from bgpy.errors import RefusedError
 from bgpy.tasks.workspace.backends import Backend
+from bgpy.tasks.workspace.channel import take_value
 from bgpy.tasks.workspace.means import Options
 from bgpy.tasks.workspace.onray.objects import HOST
 
@@ -40,6 +41,20 @@ def read_variables(
 ) -> dict[str, Any]:
     """Return variables, as `Backend.read`; blocks until there is a worker. Raises RefusedError where it does not answer."""
     return _ask(workspace, lambda backend, left: backend.read(names, encoding, limit, left), timeout)
+
+
+def fetch_variables(workspace: Served, names: list[str] | None, node: str) -> dict[str, Any]:
+    """
+    Return the ``values`` of variables, packed, for a program on a node of a Ray cluster; raises as `read_variables`.
+
+    Where they are large, and the workspace is on that cluster: ``reference`` and ``key`` of all, as `lend_variable`.
+    """
+    if workspace.options.type != "ray":
+        return {"values": read_variables(workspace, names, "objects", None)}
+    found: dict[str, Any] = _ask_on_ray(workspace, "read", {"names": names, "node": node})
+    if "values" in found:
+        return {"values": {name: take_value(closed) for name, closed in found["values"].items()}}
+    return _to_hex(found)
 
 
 def write_variable(workspace: Served, name: str, value: Any, timeout: float = READ_TIMEOUT) -> None:
@@ -91,7 +106,7 @@ def lend_variable(workspace: Served, variable: str) -> dict[str, str]:
 
     It stays until `return_variable`. Raises as `read_variables`, and RefusedError where there is none, or no Ray.
     """
-    return {field: data.hex() for field, data in _ask_on_ray(workspace, "give", variable).items()}
+    return _to_hex(_ask_on_ray(workspace, "give", variable))
 
 
 def return_variable(workspace: Served, key: str) -> None:
@@ -99,15 +114,24 @@ def return_variable(workspace: Served, key: str) -> None:
     _ask_on_ray(workspace, "forget", _from_hex(key, "key"))
 
 
-def take_variable(workspace: Served, variable: str, reference: str) -> None:
-    """Set a variable to what a reference of Ray's stands for; raises as `lend_variable`."""
-    _ask_on_ray(workspace, "take", {"name": variable, "reference": _from_hex(reference, "reference")})
+def take_variable(workspace: Served, variable: str, reference: str, packed: bool = False) -> bool:
+    """
+    Set a variable to what a reference of Ray's stands for, or to what is `packed` there; raises as `lend_variable`.
+
+    Returns whether it was set: it is not where what is packed cannot be had.
+    """
+    given = {"name": variable, "reference": _from_hex(reference, "reference")}
+    return _ask_on_ray(workspace, "open" if packed else "take", given) is not False
 
 
 def _ask_on_ray(workspace: Served, method: str, argument: Any) -> Any:
     if workspace.options.type != "ray":
         raise RefusedError(f"The workspace {workspace.name!r} is not on Ray", "name")
     return ask_worker(workspace, HOST, method, argument)
+
+
+def _to_hex(found: dict[str, bytes]) -> dict[str, str]:
+    return {field: data.hex() for field, data in found.items()}
 
 
 def _from_hex(text: str, field: str) -> bytes:

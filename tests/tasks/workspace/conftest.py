@@ -7,16 +7,23 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from support.backends import Recorder
+from support.backends import PATIENCE, Recorder
 from support.ray_cluster import RayCluster
 
+import bgpy
+from bgpy.client import Client
+from bgpy.records import Registry
+from bgpy.system import wait_for_end
+from bgpy.tasks.workspace import workspace_tasks
 from bgpy.tasks.workspace.backends import Backend
 from bgpy.tasks.workspace.backends.process import ProcessBackend
 from bgpy.tasks.workspace.backends.ray import RayBackend
 from bgpy.tasks.workspace.backends.spawner import Spawner
 from bgpy.tasks.workspace.backends.thread import ThreadBackend
+from bgpy.tasks.workspace.face import Workspaces
 from bgpy.tasks.workspace.onray.cluster import Cluster
 
 
@@ -42,6 +49,26 @@ def ray_agent(ray_cluster: RayCluster) -> Iterator[Cluster]:
     yield agent
     agent.close()
     spawner.close()
+
+
+@pytest.fixture
+def start(ray_cluster: RayCluster) -> Iterator[Callable[..., Client]]:
+    """Return what starts a server on the cluster, or another one in the place of one that was killed."""
+    clients: list[Client] = []
+
+    def start(**options: Any) -> Client:
+        client = bgpy.start("lab", workspace_tasks(ray=ray_cluster.address, **options), timeout=90)
+        clients.append(client)
+        return client
+
+    yield start
+    for client in clients:
+        client.close()
+    if (record := Registry().find("lab")) is not None:
+        with bgpy.connect("lab") as client:
+            Workspaces(client).destroy()
+            client.terminate(timeout=30)
+        assert wait_for_end(record.pid, record.start_time, PATIENCE)
 
 
 @pytest.fixture(params=["process", "thread", pytest.param("ray", marks=pytest.mark.ray)], scope="session")

@@ -215,7 +215,16 @@ def test_an_unknown_command_is_refused(desk: Desk, message: dict[str, Any]) -> N
 
 
 REQUIRED_FIELDS = [(command.name, field.name) for command in COMMANDS for field in command.fields if field.default is REQUIRED]
-VALID: dict[str, Any] = {"name": "w", "job": 0, "variable": "x", "value": 1, "to": "w", "key": "00", "reference": "00"}
+VALID: dict[str, Any] = {
+    "name": "w",
+    "job": 0,
+    "variable": "x",
+    "value": 1,
+    "to": "w",
+    "key": "00",
+    "reference": "00",
+    "node": "00",
+}
 
 
 @pytest.mark.parametrize(("command", "missing"), REQUIRED_FIELDS)

@@ -35,26 +35,6 @@ from bgpy.tasks.workspace.workspaces import Workspaces as WorkspacesOfServer
 pytestmark = [pytest.mark.ray, pytest.mark.process, pytest.mark.timeout(180), pytest.mark.usefixtures("ray_agent")]
 
 
-@pytest.fixture
-def start(ray_cluster: RayCluster) -> Iterator[Callable[..., Client]]:
-    """Return what starts a server, or another one in the place of one that was killed."""
-    clients: list[Client] = []
-
-    def start(**options: Any) -> Client:
-        client = bgpy.start("lab", workspace_tasks(ray=ray_cluster.address, **options), timeout=90)
-        clients.append(client)
-        return client
-
-    yield start
-    for client in clients:
-        client.close()
-    if (record := Registry().find("lab")) is not None:
-        with bgpy.connect("lab") as client:
-            Workspaces(client).destroy()
-            client.terminate(timeout=30)
-        assert wait_for_end(record.pid, record.start_time, PATIENCE)
-
-
 def kill_server() -> None:
     record = Registry().find("lab")
     assert record is not None
