@@ -246,8 +246,8 @@ class Workspace:
         status
             STATUS (INITIAL, IDLE, BUSY, EXCEPT: the last job did not run through), CUR_JOB_NUM and FIN_JOB_NUM (-1 at first),
             JOB_COUNT (how many are queued); last_state (how the job FIN_JOB_NUM has ended), held, restarts (how many workers have
-            died), type, pid, abilities; on Ray node and address (of that node); first_job and next_job (the numbers of those that
-            are remembered), last_event.
+            died), type, pid (of the worker), abilities; on Ray node and address (of that node); first_job and next_job (the
+            numbers of those that are remembered), last_event.
         """
         status: dict[str, Any] = self._server.ask("get_status", self.name)
         return status

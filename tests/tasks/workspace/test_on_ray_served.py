@@ -38,10 +38,11 @@ def post(page: str, command: str, **fields: Any) -> Any:
     return envelope["result"]
 
 
-@pytest.mark.parametrize("address", ["local", "auto"])
+@pytest.mark.parametrize("address", ["local", "auto", "HOST:PORT"])
 def test_the_command_serves_a_cluster_over_http_and_ends_clean(address: str, ray_cluster: RayCluster, ray_agent: Cluster) -> None:
-    environment = {} if address == "local" else {"RAY_ADDRESS": ray_cluster.address}
-    with running_command("serve", "--bind", "127.0.0.1:0", "--ray", address, **environment) as process:
+    environment = {"RAY_ADDRESS": ray_cluster.address} if address == "auto" else {}
+    named = ray_cluster.address if address == "HOST:PORT" else address
+    with running_command("serve", "--bind", "127.0.0.1:0", "--ray", named, **environment) as process:
         page = next_line(process).removeprefix("The page: ")
         assert b"<html" in fetch(page)
         post(page, "create_workspace", name="lab", num_cpus=0)
@@ -50,6 +51,9 @@ def test_the_command_serves_a_cluster_over_http_and_ends_clean(address: str, ray
         actor = (done["value"], process_start_time(done["value"]) or "")
         status, (node, *_) = post(page, "get_status", name="lab"), post(page, "get_nodes")
         assert (status["type"], status["node"], status["address"]) == ("ray", node["node"], node["address"])
+        assert status["pid"] == actor[0]
+        if address != "local":
+            assert [node["node"]] == [each["node"] for each in ray_agent.ask("nodes")]
         assert (node["alive"], node["workspaces"]) == (True, 1)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0

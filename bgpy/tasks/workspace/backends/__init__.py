@@ -88,8 +88,8 @@ class Backend(Protocol):
     abilities: Abilities
     #: The process that runs the jobs and its start time (`bgpy.system.process_start_time`), None where it has none of its own.
     process: tuple[int, str] | None
-    #: The node of a cluster that it runs on, by id and address; None beside the server, and before `start`.
-    place: tuple[str, str] | None
+    #: On a cluster its node, by id and address, and its process there; None beside the server, and before `start`.
+    place: tuple[str, str, int] | None
     #: Whether `start` has found the interpreter that an earlier server has left, and not made one.
     adopted: bool
 
@@ -152,5 +152,5 @@ class Backend(Protocol):
 def whereabouts(backend: Backend | None) -> dict[str, Any]:
     """Return where an interpreter runs, for whoever asks how a workspace is: pid, node and address; None for what it has not."""
     process, place = (None, None) if backend is None else (backend.process, backend.place)
-    node, address = place or (None, None)
-    return {"pid": process[0] if process is not None else None, "node": node, "address": address}
+    node, address, pid = place or (None, None, None)
+    return {"pid": process[0] if process is not None else pid, "node": node, "address": address}

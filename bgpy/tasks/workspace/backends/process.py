@@ -75,7 +75,7 @@ class ProcessBackend(DistantBackend):
     ) -> None:
         super().__init__()
         self.process: tuple[int, str] | None = None
-        self.place: tuple[str, str] | None = None
+        self.place: tuple[str, str, int] | None = None
         self.adopted = False
         self._listener = listener
         self._spawner = spawner

@@ -70,7 +70,7 @@ class RayBackend(DistantBackend):
         super().__init__()
         #: It is a process of another machine, as far as this one knows.
         self.process: tuple[int, str] | None = None
-        self.place: tuple[str, str] | None = None
+        self.place: tuple[str, str, int] | None = None
         self.adopted = False
         self._listener = listener
         self._cluster = cluster
@@ -99,7 +99,7 @@ class RayBackend(DistantBackend):
             jobs = self._adopt() or self._create()
         except ClusterError as error:
             raise RuntimeError(str(error)) from error
-        self._jobs, self.place = jobs, (self._record["node"], self._record["host"])
+        self._jobs, self.place = jobs, (self._record["node"], self._record["host"], self._record["pid"])
         self._thread = threading.Thread(target=self._hear, args=(jobs,), name="bgpy-ray-workspace", daemon=True)
         self._thread.start()
 

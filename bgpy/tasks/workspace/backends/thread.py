@@ -98,7 +98,7 @@ class ThreadBackend:
 
     def __init__(self, listener: Listener) -> None:
         self.process: tuple[int, str] | None = None
-        self.place: tuple[str, str] | None = None
+        self.place: tuple[str, str, int] | None = None
         self.adopted = False
         self._listener = listener
         self._interpreter = Interpreter(own_process=False)
