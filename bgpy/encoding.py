@@ -30,7 +30,7 @@ import enum
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping, MappingView
+from collections.abc import Iterable, Mapping, MappingView, Set
 from itertools import islice
 from json.encoder import encode_basestring
 from typing import Any
@@ -60,28 +60,36 @@ def to_json(value: object) -> Any:
     return _Converter(None).convert(value)
 
 
-def to_json_limited(value: object, limit: int | None) -> Any:
+def to_json_limited(value: object, limit: int | None, nulls: set[str] | None = None) -> Any:
     """
     As `to_json`, but only describe a value whose JSON text would pass `limit` bytes; None is no limit.
 
     The text that counts is the shortest in UTF-8: no blanks, letters as they are. A description is ``{"type": NAME, "shape":
     LENGTHS, "truncated": True}``, where the shape of what has no length is None. What is too large is found so without its JSON
     being made: the work done is in proportion to the limit.
+
+    `nulls` takes what each null stands for: ``None``, ``NaN``, ``inf``, ``-inf``, ``NaT``, ``NA``. See `other_nulls`.
     """
     try:
-        return _Converter(limit).convert(value)
+        return _Converter(limit, nulls).convert(value)
     except _Full:
         return {"type": type_name(value), "shape": shape_of(value), "truncated": True}
 
 
+def other_nulls(nulls: Set[str]) -> list[str]:
+    """Return in order what nulls stand for; nothing where all are None, as JSON says it."""
+    return sorted(nulls) if nulls - {"None"} else []
+
+
 class _Converter:
-    """Convert one value; `left` is the room for what is still to come."""
+    """Convert one value; `left` is the room for what is still to come, `nulls` what became null."""
 
-    __slots__ = ("left", "limited", "path")
+    __slots__ = ("left", "limited", "nulls", "path")
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, nulls: set[str] | None = None) -> None:
         self.limited = limit is not None
         self.left: float = float("inf") if limit is None else limit
+        self.nulls = set() if nulls is None else nulls
         #: The containers around the value in hand.
         self.path: list[int] = []
 
@@ -89,8 +97,10 @@ class _Converter:
         kind = type(value)
         if kind is str:
             return self.text(value)
-        if value is None or kind is bool:
-            return self.take(value, 5 if value is False else 4)
+        if value is None:
+            return self.null("None")
+        if kind is bool:
+            return self.take(value, 4 if value else 5)
         if kind is int:
             return self.integer(value)
         if kind is float:
@@ -117,6 +127,11 @@ class _Converter:
         if self.left < 0:
             raise _Full
         return value
+
+    def null(self, word: str) -> None:
+        """Convert what JSON has no word for, and note which word Python has."""
+        self.nulls.add(word)
+        self.take(None, 4)
 
     def need(self, size: int) -> None:
         """Give up early where there is no room for at least so many bytes."""
@@ -146,7 +161,8 @@ class _Converter:
 
     def number(self, value: float) -> float | None:
         if value != value or value in _INFINITIES:
-            return self.take(None, 4)  # type: ignore[no-any-return]
+            self.null(_word(value))
+            return None
         return self.take(value, len(float.__repr__(value)) if self.limited else 0)  # type: ignore[no-any-return]
 
     def any(self, value: Any, kind: Any) -> Any:
@@ -186,8 +202,10 @@ class _Converter:
 
             names = [field.name for field in dataclasses.fields(value)]
             return self.items(((name, getattr(value, name)) for name in names), len(names))
-        if kind.__name__ in ("NaTType", "NAType") or (hasattr(kind, "is_finite") and not value.is_finite()):
-            return self.take(None, 4)  # pandas says NaT and NA of what is missing, Decimal has a NaN and infinities of its own
+        if kind.__name__ in ("NaTType", "NAType"):
+            return self.null(kind.__name__.removesuffix("Type"))  # pandas says so of what is missing
+        if hasattr(kind, "is_finite") and not value.is_finite():
+            return self.null(_word(value))  # Decimal has a NaN and infinities of its own
         if hasattr(kind, "total_seconds"):
             return self.number(float(value.total_seconds()))
         if hasattr(kind, "isoformat"):
@@ -313,6 +331,11 @@ def _picture(value: Any, kind: Any) -> bytes | str | None:
     if isinstance(picture, tuple):  # with metadata
         picture = picture[0]
     return picture if isinstance(picture, (bytes, str)) else None
+
+
+def _word(number: Any) -> str:
+    """Return what Python calls a number that is not finite."""
+    return "inf" if number == _INFINITIES[0] else "-inf" if number == _INFINITIES[1] else "NaN"
 
 
 def _count(array: Any) -> int:

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpy.encoding import MAX_DEPTH, to_json, to_json_limited
+from bgpy.encoding import MAX_DEPTH, other_nulls, to_json, to_json_limited
 
 
 class Colour(enum.Enum):
@@ -243,6 +243,25 @@ def test_value_becomes_the_nearest_thing_that_json_knows(value: object, expected
     assert json.loads(text) == expected
     assert to_json_limited(value, len(text)) == expected
     assert to_json_limited(value, len(text) - 1)["truncated"] is True
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([1, None, True], []),
+        ([1.5, math.nan], ["NaN"]),
+        (-math.inf, ["-inf"]),
+        ({"a": [math.inf], "b": (None,)}, ["None", "inf"]),
+        (np.array([[1.0, np.nan], [np.inf, 2.0]]), ["NaN", "inf"]),
+        (np.arange(3.0), []),
+        ([decimal.Decimal("NaN"), decimal.Decimal("-Infinity")], ["-inf", "NaN"]),
+    ],
+    ids=str,
+)
+def test_it_is_told_what_nulls_stand_for_that_are_no_none(value: object, words: list[str]) -> None:
+    nulls: set[str] = set()
+    to_json_limited(value, 1000, nulls)
+    assert other_nulls(nulls) == words
 
 
 def test_value_whose_own_methods_fail_or_never_end_is_shown_somehow() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bgpy.encoding import to_json, to_json_limited
+from bgpy.encoding import other_nulls, to_json, to_json_limited
 
 pd: Any = pytest.importorskip("pandas")
 
@@ -30,6 +30,12 @@ def test_index_and_series_are_lists() -> None:
     assert to_json(pd.Series(["a", None])) == ["a", None]
     assert to_json(pd.Categorical(["a", "b"])) == ["a", "b"]
     assert to_json(pd.array([1, None])) == [1, None]
+
+
+def test_it_is_told_what_is_missing() -> None:
+    nulls: set[str] = set()
+    to_json_limited([pd.NaT, pd.NA, pd.Series([0.5, None])], 100, nulls)
+    assert other_nulls(nulls) == ["NA", "NaN", "NaT"]
 
 
 def test_moments_are_iso_8601_and_spans_are_seconds() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from bgpy.encoding import shape_of, to_json, to_json_limited, type_name
+from bgpy.encoding import other_nulls, shape_of, to_json, to_json_limited, type_name
 from bgpy.errors import RefusedError
 
 #: Most bytes of JSON for a value that is asked for without a window, and the most rows of it.
@@ -68,7 +68,7 @@ def show(value: Any, window: Sequence[int] | None = None) -> dict[str, Any]:
         ``value``, ``type``, ``shape``, and ``window``: which rows the value has, None where it has no rows; ``truncated``:
         whether it has less than was asked for. Of tables also ``columns``, ``index``, ``dtypes``; of arrays ``dtype``; of a
         Series ``dtype`` and ``index``. ``encoding`` where the value is a text that stands for bytes: ``png-base64`` or
-        ``base64``.
+        ``base64``. ``nulls`` where one of it is not a None: see `bgpy.encoding.other_nulls`.
 
     Raises
     ------
@@ -115,9 +115,16 @@ def _whole(value: Any) -> dict[str, Any]:
 
 
 def _fitted(value: Any, limit: int) -> dict[str, Any]:
-    fitted = to_json_limited([value], limit)
-    # What does not fit is described by a dict, which a value in a list never is.
-    return {"value": fitted[0], "truncated": False} if isinstance(fitted, list) else {"value": None, "truncated": True}
+    nulls: set[str] = set()
+    fitted = to_json_limited([value], limit, nulls)
+    if isinstance(fitted, dict):  # as what does not fit is described, which a value in a list never is
+        return {"value": None, "truncated": True}
+    return {"value": fitted[0], "truncated": False, **_told(nulls)}
+
+
+def _told(nulls: set[str]) -> dict[str, Any]:
+    found = other_nulls(nulls)
+    return {"nulls": found} if found else {}
 
 
 def _text(value: str, window: Sequence[int] | None) -> dict[str, Any]:
@@ -193,9 +200,12 @@ def _window(rows: Rows, window: Sequence[int] | None) -> dict[str, Any]:
         rows = rows._replace(about={})  # the names of the columns alone are too many
     values: list[Any] = []
     labels: list[Any] = []
+    nulls: set[str] = set()
     step = max(1, _BLOCK // max(rows.width, 1))
     while (first := start + len(values)) < most:
-        block = to_json_limited(rows.take(first, min(first + step, most)), left)
+        taken = rows.take(first, min(first + step, most))
+        met: set[str] = set()
+        block = to_json_limited([taken[0], [] if taken[1] is None else taken[1]], left, met)
         if isinstance(block, dict):  # too large: what fits is a list
             if step == 1:
                 break
@@ -203,12 +213,13 @@ def _window(rows: Rows, window: Sequence[int] | None) -> dict[str, Any]:
         elif block[0]:
             left -= _size(block)
             values += block[0]
-            labels += block[1] or ()
+            labels += block[1]
+            nulls |= met
         else:
             break  # a list that has become shorter meanwhile
     shown = {**rows.about, "index": labels} if "index" in rows.about else rows.about
     end = start + len(values)
-    return {**shown, "value": values, "window": [start, end], "truncated": end < stop}
+    return {**shown, "value": values, "window": [start, end], "truncated": end < stop, **_told(nulls)}
 
 
 def _dtype(value: Any) -> str:

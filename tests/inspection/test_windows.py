@@ -53,6 +53,14 @@ def test_a_small_value_passes_as_the_encoder_writes_it(value: Any, wanted: Any) 
     assert (found["value"], found["type"], found["window"], found["truncated"]) == (wanted, type(value).__name__, None, False)
 
 
+@pytest.mark.parametrize(
+    "value", [math.nan, [1.5, math.nan], {"a": math.nan}, np.array([math.nan]), pd.DataFrame({"a": [math.nan]})]
+)
+def test_what_nulls_stand_for_is_told_where_they_are_no_none(value: Any) -> None:
+    assert shown(value)["nulls"] == ["NaN"]
+    assert "nulls" not in shown([None, 1])
+
+
 def test_a_named_tuple_is_an_object_and_not_rows() -> None:
     from collections import namedtuple
 

@@ -22,9 +22,18 @@ rows['day'] = pd.date_range('2020-01-01', periods=5000)
 rows.loc[4, 'day'] = pd.NaT
 hole = float('nan')
 answer = 42
+holes = [0.5, hole, None]
 numbers = {'one': 1, 'more': [2, 3]}
 text = ',b\\n1,2\\n'
 """
+#: Results with holes, and how they are shown.
+HOLES = {
+    "[1.0, hole, 2]": "[1, NaN, 2]",
+    "[1, None]": "[1, None]",
+    "np.array([0.5, np.inf])": "[0.5, inf]",
+    "{'a': [None, hole], 'b': True}": "a\n[NaN or None, NaN or None]\nb\nTrue",
+    "np.array([[1.5, hole], [2.5, 3.5]])": "Row\n 0 1\n0 1.5 NaN\n1 2.5 3.5",
+}
 FIGURE = "import matplotlib.pyplot as plt\nfigure = plt.figure(figsize=(2, 1))\nplt.plot([1, 2])\nplt.show()"
 
 
@@ -32,7 +41,8 @@ FIGURE = "import matplotlib.pyplot as plt\nfigure = plt.figure(figsize=(2, 1))\n
 def lab(served: Served) -> str:
     """Return a workspace that has values of many kinds, and jobs whose results are some of them."""
     served.ask("create_workspace", name="lab")
-    for code in (VALUES, "rows.head(5)", "text", FIGURE, "figure", "hole", "list(range(10**6))", "b'ab'", "None"):
+    results = ("hole", "list(range(10**6))", "b'ab'", "None", *HOLES)
+    for code in (VALUES, "rows.head(5)", "text", FIGURE, "figure", *results):
         served.ask("push_job", name="lab", type="script", job=code, timeout=60, variables=False)
     return "lab"
 
@@ -49,7 +59,8 @@ def test_variables_are_listed_with_what_they_are_paged_and_counted_up(visit: Vis
     expect(listed.get_by_role("button", name=re.compile("^rows DataFrame, 5,000 . 4"))).to_be_visible()
     expect(listed.get_by_role("button", name="answer 42")).to_be_visible()
     expect(listed.get_by_role("button", name="hole NaN or infinite")).to_be_visible()
-    expect(listed.get_by_role("button", name='numbers {"one":1')).to_be_visible()
+    expect(listed.get_by_role("button", name="holes [0.5, null, null]")).to_be_visible()
+    expect(listed.get_by_role("button", name='numbers {"one": 1')).to_be_visible()
     listed.get_by_role("button", name="rows").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text(re.compile("Rows 1.25 of 5,000")).wait_for()
@@ -98,10 +109,21 @@ def test_a_result_is_shown_as_what_it_is_and_not_as_what_its_text_looks_like(vis
 def test_a_result_that_cannot_be_shown_as_it_is_says_why(visit: Visit, lab: str) -> None:
     page = visit.go(f"#workspaces/{lab}")
     hole, rows, octets, none = (page.get_by_role("article", name=f"Job {n}", exact=True).locator(".result") for n in (5, 6, 7, 8))
-    expect(hole).to_have_text("ResultNaN or infinite")
+    expect(hole).to_have_text("ResultNaN")
     expect(rows).to_have_text(re.compile("^Resultlist, 1,000,000 Too large to be shown whole.*Keep it in a variable"))
     expect(octets).to_have_text("ResultYWI=These are bytes, in base64.")
     expect(none).to_be_empty()
+
+
+def test_a_result_says_what_is_missing_in_it(visit: Visit, lab: str) -> None:
+    page = visit.go(f"#workspaces/{lab}")
+    for number, shown in enumerate(HOLES.values(), 9):
+        result = page.get_by_role("article", name=f"Job {number}", exact=True).locator(".result")
+        expect(result).to_be_visible()
+        text = result.inner_text().removeprefix("Result\n").replace("\t", " ").replace(" \n", "\n").strip()
+        assert text == shown
+    page.get_by_role("button", name="holes").click()
+    expect(page.get_by_role("dialog").locator("code.value")).to_have_text("[0.5, NaN or None, NaN or None]")
 
 
 def test_runs_say_how_many_values_they_left_and_what_the_plain_ones_are(visit: Visit, served: Served) -> None:

@@ -18,18 +18,15 @@ const BYTES = ["bytes", "bytearray", "memoryview"];
 /**
  * Return an element that shows a value of bgpy's JSON.
  *
- * `about` is what is known besides: `type` (the name of its Python type), `shape`, and `encoding`, "png-base64" of a picture.
+ * `about` is what is known besides: `type` (the name of its Python type), `shape`, `encoding`, "png-base64" of a picture, and
+ * `nulls`, what nulls in it are.
  */
 export function valueView(value, about = {}, depth = 0) {
   if (typeof value === "string") {
     return textView(value, about);
   }
   if (value === null || typeof value !== "object") {
-    return h(
-      "code",
-      { class: "value" },
-      brief(value, about.type),
-    );
+    return h("code", { class: "value" }, brief(value, about.type, about.nulls));
   }
   if (value.truncated === true && "type" in value && "shape" in value) {
     return h(
@@ -46,7 +43,7 @@ export function valueView(value, about = {}, depth = 0) {
   if (depth >= DEPTH) {
     return h("code", { class: "value" }, JSON.stringify(value).slice(0, 200));
   }
-  return Array.isArray(value) ? arrayView(value) : objectView(entries, depth);
+  return Array.isArray(value) ? arrayView(value, about.nulls) : objectView(entries, depth, about.nulls);
 }
 
 /** Return what stands for null in values of a type: JSON has no NaN, and none of its kind. */
@@ -57,15 +54,37 @@ export function missing(type) {
   return /^(datetime|timedelta|Timestamp|Timedelta|NaTType)/.test(type) ? "NaT" : /^(U?Int|Float|boolean|string|NAType)/.test(type) ? "NA" : null;
 }
 
-/** Return one short line for a value, for lists of them; `type` is the name of its type, where that is known. */
-export function brief(value, type) {
+/** Return what stands for null by what the server says that nulls are, as ["NaN"]; that is None where it says nothing. */
+export function nullWord(nulls) {
+  return nulls?.length ? nulls.join(" or ") : "None";
+}
+
+/**
+ * Return one short line for a value, for lists of them; `type` is the name of its type, `nulls` what null is, where these are
+ * known.
+ */
+export function brief(value, type, nulls) {
   if (value !== null && typeof value === "object" && value.truncated === true && "type" in value) {
     return describe(value.type, value.shape);
   }
   if (typeof value === "string") {
     return value.startsWith(PNG) ? "picture" : shorten(JSON.stringify(value), 60);
   }
-  return value === null ? (type ? single(type) : "None") : value === true ? "True" : value === false ? "False" : shorten(JSON.stringify(value), 60);
+  if (value === null) {
+    return nulls || !type ? nullWord(nulls) : single(type);
+  }
+  return shorten(written(value, nulls), 60);
+}
+
+/** Return plain data as Python writes it, nearly. */
+function written(value, nulls) {
+  if (Array.isArray(value)) {
+    return `[${value.map((item) => written(item, nulls)).join(", ")}]`;
+  }
+  if (value !== null && typeof value === "object") {
+    return `{${Object.entries(value).map(([key, item]) => `${JSON.stringify(key)}: ${written(item, nulls)}`).join(", ")}}`;
+  }
+  return value === null ? nullWord(nulls) : value === true ? "True" : value === false ? "False" : JSON.stringify(value);
 }
 
 /** Return what stands for null where it is all of a value: nobody can see whether that is missing or infinite. */
@@ -95,9 +114,9 @@ export function errorView(error) {
  *
  * `columns` is a list of names, `count` says how many rows there are, `fetch(from, to)` returns those rows, each a list of cells
  * in the columns' order, or a promise of them. `head` is whether the first cell of a row names it, as the index of a data frame
- * does.
+ * does; `nulls` is what nulls are.
  */
-export function tableView({ label, columns, count, fetch, head = false }) {
+export function tableView({ label, columns, count, fetch, head = false, nulls }) {
   const shown = columns.slice(0, COLUMNS);
   const heads = shown.map((name) => h("th", { scope: "col" }, name || unseen("span", "Row")));
   const body = h("tbody");
@@ -122,7 +141,7 @@ export function tableView({ label, columns, count, fetch, head = false }) {
         h(
           "tr",
           {},
-          row.slice(0, COLUMNS).map((cell, index) => cellOf(cell, head && index === 0)),
+          row.slice(0, COLUMNS).map((cell, index) => cellOf(cell, head && index === 0, nulls)),
         ),
       ),
     );
@@ -264,21 +283,21 @@ function plainText(text) {
   return h("div", {}, pre, more);
 }
 
-function arrayView(items) {
+function arrayView(items, nulls) {
   const plainItems = items.every((item) => item === null || typeof item !== "object");
   if (plainItems && items.length <= ROWS && JSON.stringify(items).length < 400) {
-    return h("code", { class: "value" }, `[${items.map((item) => brief(item)).join(", ")}]`);
+    return h("code", { class: "value" }, `[${items.map((item) => brief(item, undefined, nulls)).join(", ")}]`);
   }
   const label = `List of ${items.length.toLocaleString("en")}`;
   const slice = (make) => (from, to) => items.slice(from, to).map((item, index) => make(item, from + index));
   if (items.every((item) => Array.isArray(item) && item.length === items[0].length && item.length > 0)) {
     const columns = ["", ...items[0].map((_, index) => String(index))];
-    return tableView({ label, columns, count: items.length, fetch: slice((item, index) => [index, ...item]), head: true });
+    return tableView({ label, columns, count: items.length, fetch: slice((item, index) => [index, ...item]), head: true, nulls });
   }
   if (items.every((item) => item !== null && typeof item === "object" && !Array.isArray(item))) {
     const names = [...new Set(items.slice(0, 200).flatMap(Object.keys))];
     const cells = (item, index) => [index, ...names.map((name) => (name in item ? item[name] : ""))];
-    return tableView({ label, columns: ["", ...names], count: items.length, fetch: slice(cells), head: true });
+    return tableView({ label, columns: ["", ...names], count: items.length, fetch: slice(cells), head: true, nulls });
   }
   return tableView({
     label,
@@ -286,10 +305,11 @@ function arrayView(items) {
     count: items.length,
     fetch: slice((item, index) => [index, item]),
     head: true,
+    nulls,
   });
 }
 
-function objectView(entries, depth) {
+function objectView(entries, depth, nulls) {
   if (entries.length > 4 * ROWS) {
     return tableView({
       label: "Object",
@@ -297,24 +317,25 @@ function objectView(entries, depth) {
       count: entries.length,
       fetch: (from, to) => entries.slice(from, to),
       head: true,
+      nulls,
     });
   }
   const lines = entries.map(([key, value]) => {
     const nested = value !== null && typeof value === "object" && Object.keys(value).length > 0;
-    return [h("dt", {}, key), h("dd", {}, nested ? folded(value, depth) : valueView(value, {}, depth + 1))];
+    return [h("dt", {}, key), h("dd", {}, nested ? folded(value, depth, nulls) : valueView(value, { nulls }, depth + 1))];
   });
   return h("dl", { class: "value" }, lines);
 }
 
-function folded(value, depth) {
-  const details = h("details", {}, h("summary", {}, brief(value)));
-  details.addEventListener("toggle", () => details.children.length > 1 || details.append(valueView(value, {}, depth + 1)));
+function folded(value, depth, nulls) {
+  const details = h("details", {}, h("summary", {}, brief(value, undefined, nulls)));
+  details.addEventListener("toggle", () => details.children.length > 1 || details.append(valueView(value, { nulls }, depth + 1)));
   return details;
 }
 
-function cellOf(cell, head) {
+function cellOf(cell, head, nulls) {
   const text =
-    cell === null ? "–" : typeof cell === "string" ? shorten(cell, 300) : typeof cell === "object" ? brief(cell) : String(cell);
+    cell === null ? (nulls ? nullWord(nulls) : "–") : typeof cell === "string" ? shorten(cell, 300) : typeof cell === "object" ? brief(cell, undefined, nulls) : String(cell);
   return head ? h("th", { scope: "row" }, text) : h("td", { class: NUMBER.test(text) ? "number" : undefined }, text);
 }
 

@@ -361,7 +361,8 @@ def _value(record: JobRecord, encoding: str) -> dict[str, Any]:
     if value is None:
         return {"value": None, "value_type": None}
     packed = encoding == "objects" and value.packed is not None
-    return {"value": value.packed if packed else value.json, "value_type": value.type}
+    told = {"value": value.packed if packed else value.json, "value_type": value.type}
+    return {**told, "nulls": list(value.nulls)} if value.nulls and not packed else told
 
 
 def _output(record: JobRecord) -> dict[str, Any]:

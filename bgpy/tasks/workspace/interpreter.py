@@ -14,10 +14,11 @@ import linecache
 import os
 import sys
 from collections import deque
+from math import isfinite
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, Literal, NoReturn
 
-from bgpy.encoding import to_json, to_json_limited, type_name
+from bgpy.encoding import other_nulls, to_json, to_json_limited, type_name
 from bgpy.errors import SerializationError
 from bgpy.tasks.workspace.backends import Order, Outcome
 from bgpy.tasks.workspace.values import Packed, Value
@@ -291,9 +292,15 @@ def pack_result(value: Any) -> Value:
     """Return the value of a last expression both ways, described or left out where it is too large."""
     kind = type(value)
     name = type_name(value)
-    if kind is bool or kind is float or (kind is str and len(value) <= 1000) or (kind is int and value.bit_length() <= 1000):
+    if (
+        kind is bool
+        or (kind is float and isfinite(value))
+        or (kind is str and len(value) <= 1000)
+        or (kind is int and value.bit_length() <= 1000)
+    ):
         return Value(to_json(value), Packed.of(value), name)
-    return Value(to_json_limited(value, MAX_VALUE), _pack_small(value), name)
+    nulls: set[str] = set()
+    return Value(to_json_limited(value, MAX_VALUE, nulls), _pack_small(value), name, tuple(other_nulls(nulls)))
 
 
 def _pack_small(value: object) -> Packed | None:

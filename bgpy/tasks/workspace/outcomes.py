@@ -19,7 +19,7 @@ def close_outcome(outcome: Outcome) -> dict[str, Any]:
     state, value, error = outcome[:3]
     if value is not None:
         packed = None if value.packed is None else close_value(value.packed)
-        return {"state": state, "json": value.json, "packed": packed, "type": value.type}
+        return {"state": state, "json": value.json, "packed": packed, "type": value.type, "nulls": value.nulls}
     return {} if error is None else {"state": state, "error": error}
 
 
@@ -38,5 +38,6 @@ def take_outcome(fields: dict[str, Any]) -> Outcome:
     value = None
     if "json" in fields:
         packed = None if fields["packed"] is None else take_value(fields["packed"])
-        value = Value(fields["json"], packed, fields.get("type"))  # of an older worker, on Ray, without it
+        # Of an older worker, on Ray, without the last ones.
+        value = Value(fields["json"], packed, fields.get("type"), tuple(fields.get("nulls", ())))
     return Outcome(fields["state"], value, fields.get("error"))

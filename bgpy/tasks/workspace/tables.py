@@ -32,9 +32,13 @@ from bgpy.tasks.workspace.values import Packed, Value
 #: "bgpy": by this SQLite files of other programs are known.
 APPLICATION = 0x62677079
 #: Of the tables below. Another number for each change to them.
-VERSION = 3
+VERSION = 4
 #: What makes a store of the version before one of the next.
-UPGRADES = {1: ("ALTER TABLE jobs ADD COLUMN call TEXT",), 2: ("ALTER TABLE jobs ADD COLUMN value_type TEXT",)}
+UPGRADES = {
+    1: ("ALTER TABLE jobs ADD COLUMN call TEXT",),
+    2: ("ALTER TABLE jobs ADD COLUMN value_type TEXT",),
+    3: ("ALTER TABLE jobs ADD COLUMN nulls TEXT",),
+}
 
 SCHEMA = (
     """
@@ -68,6 +72,7 @@ SCHEMA = (
         text TEXT NOT NULL,
         call TEXT,
         value_type TEXT,
+        nulls TEXT,
         value TEXT,
         packed BLOB,
         stdout BLOB,
@@ -79,7 +84,7 @@ SCHEMA = (
 
 #: What `read_job` takes.
 JOB_COLUMNS = "workspace, number, identity, state, kind, clear, time_limit, pushed, started, ended, truncated, error, text, call"
-CONTENT_COLUMNS = "value, packed, value_type, stdout, stderr"
+CONTENT_COLUMNS = "value, packed, value_type, nulls, stdout, stderr"
 
 Statement = tuple[str, Sequence[Any]]
 _IDENTITY = struct.Struct("!QQ")
@@ -156,7 +161,7 @@ def _end(job: JobRecord) -> Statement:
     stdout, stderr = bytes(job.stdout), bytes(job.stderr)
     return (
         "UPDATE jobs SET state = ?, started = ?, ended = ?, truncated = ?, size = ?, error = ?, value = ?, packed = ?,"
-        " value_type = ?, stdout = ?, stderr = ? WHERE workspace = ? AND number = ?",
+        " value_type = ?, nulls = ?, stdout = ?, stderr = ? WHERE workspace = ? AND number = ?",
         (
             job.state.value,
             job.started,
@@ -167,6 +172,7 @@ def _end(job: JobRecord) -> Statement:
             value,
             packed,
             None if job.value is None else job.value.type,
+            None if job.value is None or not job.value.nulls else data_out(job.value.nulls),
             stdout,
             stderr,
             text_out(job.workspace),
@@ -175,10 +181,14 @@ def _end(job: JobRecord) -> Statement:
     )
 
 
+def _read_value(value: str, packed: bytes | None, kind: str | None, nulls: str | None) -> Value:
+    return Value(data_in(value), None if packed is None else unpack(packed), kind, tuple(data_in(nulls)) if nulls else ())
+
+
 def read_job(row: Sequence[Any]) -> JobRecord:
     """Make a record of a row of `JOB_COLUMNS` and, where they were read, `CONTENT_COLUMNS`."""
     workspace, number, identity, state, kind, clear, time_limit, pushed, started, ended, truncated, error, text, call = row[:14]
-    value, packed, value_type, stdout, stderr = row[14:] or (None, None, None, None, None)
+    value, packed, value_type, nulls, stdout, stderr = row[14:] or (None,) * 6
     return JobRecord(
         workspace=text_in(workspace),
         number=number,
@@ -187,7 +197,7 @@ def read_job(row: Sequence[Any]) -> JobRecord:
         clear=bool(clear),
         time_limit=time_limit,
         state=JobState(state),
-        value=None if value is None else Value(data_in(value), None if packed is None else unpack(packed), value_type),
+        value=None if value is None else _read_value(value, packed, value_type, nulls),
         error=None if error is None else data_in(error),
         stdout=stdout or b"",
         stderr=stderr or b"",

@@ -59,11 +59,14 @@ class Value(NamedTuple):
         The value itself, None where it cannot be pickled or is too large to be kept.
     type
         The name of its type, so that a text which is a table or a picture is known for one; None where nobody has said.
+    nulls
+        What nulls in the JSON stand for, where that is not only None: see `bgpy.encoding.other_nulls`.
     """
 
     json: Any
     packed: Packed | None
     type: str | None = None
+    nulls: tuple[str, ...] = ()
 
     def size(self, enough: int) -> int:
         """Return about how many bytes it has; where they are more than `enough`, no more than that is looked at."""

@@ -97,6 +97,15 @@ def test_a_value_comes_with_the_name_of_its_type(jobs: Jobs, script: str, name: 
     assert (None if value is None else value.type) == name
 
 
+@pytest.mark.parametrize(
+    ("script", "nulls"), [("0.5", []), ("float('nan')", ["NaN"]), ("[float('inf')]", ["inf"]), ("[1, None]", [])]
+)
+def test_a_value_comes_with_what_its_nulls_stand_for(jobs: Jobs, script: str, nulls: list[str]) -> None:
+    value = jobs.run(script).value
+    assert value is not None
+    assert list(value.nulls) == nulls
+
+
 def test_a_value_that_is_too_large_is_described_and_not_kept(jobs: Jobs) -> None:
     for script in ("'x' * 5_000_000", "[str(i) * 100 for i in range(6000)]", "1 << 50_000_000"):
         outcome = jobs.run(script)

@@ -129,7 +129,7 @@ def test_all_is_there_again_after_a_restart(path: Path) -> None:
     ended = job(
         1,
         state=JobState.FAILED,
-        value=Value([1, None], Packed(b"closed", (b"buffer",)), "list"),
+        value=Value([1, None], Packed(b"closed", (b"buffer",)), "list", ("NaN", "None")),
         error={"type": "ValueError", "message": "no", "traceback": "..."},
         stdout=b"out\xff",
         stderr=b"err",
@@ -351,14 +351,14 @@ def other_program(path: Path) -> None:
 def newer_version(path: Path) -> None:
     SqliteStore(path).close()
     with contextlib.closing(sqlite3.connect(path)) as other:
-        other.execute("PRAGMA user_version = 4")
+        other.execute("PRAGMA user_version = 5")
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (other_program, "It belongs to another program. Give another path"),
-        (newer_version, "It has version 4, this bgpy knows 3. Use the bgpy that wrote it, or give another path"),
+        (newer_version, "It has version 5, this bgpy knows 4. Use the bgpy that wrote it, or give another path"),
         (lambda path: path.write_bytes(b"no database" * 100), "It belongs to another program: give another path"),
         (lambda path: path.mkdir(), "Give the path of a file"),
         (lambda path: path.parent.rmdir(), "No such file or directory. Make its folder first"),
@@ -442,7 +442,9 @@ def test_kill_loses_nothing_that_was_acknowledged_and_keeps_nothing_twice(path: 
             assert store.find((b"client", 0, acknowledged[-1])) == ("w", acknowledged[-1])
 
 
-@pytest.mark.parametrize(("version", "added"), [(1, ["call", "value_type"]), (2, ["value_type"])])
+@pytest.mark.parametrize(
+    ("version", "added"), [(1, ["call", "value_type", "nulls"]), (2, ["value_type", "nulls"]), (3, ["nulls"])]
+)
 def test_a_store_of_an_earlier_version_is_taken_over(path: Path, version: int, added: list[str]) -> None:
     with contextlib.closing(SqliteStore(path)) as store:
         commit(store, WorkspaceCreated("w", {}))

@@ -7,6 +7,8 @@ import { brief, describe } from "../values.js";
 export const SCALARS = ["int", "float", "bool", "str", "NoneType", "complex", "Decimal", "datetime", "date", "float64", "int64"];
 //: Entries, or characters of a text, up to which that is so, and values that are read at once.
 const SHORT = 100;
+//: A list's nulls, of which a listing does not say what they are.
+const UNSURE = ["null"];
 const MOST = 50;
 
 /** Return the names of the values of these types that are short, of what a listing says. */
@@ -25,7 +27,7 @@ export function valueChoice({ name, type, shape }, value, open) {
     "button",
     { type: "button", class: "quiet", title: `${name}: ${about}`, onclick: open },
     h("code", {}, name),
-    h("small", {}, value === undefined ? about : brief(value, type)),
+    h("small", {}, value === undefined ? about : brief(value, type, value === null ? undefined : UNSURE)),
   );
   return h("li", { "data-name": name }, button);
 }

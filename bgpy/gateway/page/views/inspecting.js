@@ -1,7 +1,7 @@
 // A look at one value: itself, of a long one the rows that are wanted, or its statistics.
 
 import { h } from "../dom.js";
-import { describe, missing, tableView, valueView } from "../values.js";
+import { describe, missing, nullWord, tableView, valueView } from "../values.js";
 import { statisticsView } from "./statistics.js";
 
 /**
@@ -39,7 +39,7 @@ export function inspectionView(name, heading, source) {
 
 async function shownValue(name, ask) {
   const answer = await ask();
-  const { value, type, shape, window, truncated, encoding } = answer;
+  const { value, type, shape, window, truncated, encoding, nulls } = answer;
   const about = h("p", { class: "hint" }, describe(type, shape));
   const wrapped = (...children) => h("div", { class: "stack" }, about, ...children);
   if (Array.isArray(value) && shape && (answer.columns || answer.index || answer.dtype || truncated)) {
@@ -52,7 +52,7 @@ async function shownValue(name, ask) {
   if (truncated) {
     return wrapped(valueView({ truncated: true, type, shape }));
   }
-  return wrapped(valueView(value, { type, encoding }));
+  return wrapped(valueView(value, { type, encoding, nulls }));
 }
 
 /** A table of what has rows: those that came with the answer are there, others are asked for. */
@@ -74,14 +74,22 @@ function layOut({ columns, dtypes, dtype, index, shape, value }, note) {
   const head = (text, type) => h("span", { class: "head" }, text === null ? "–" : String(text), type ? h("small", {}, type) : null);
   const labels = (part, from, to, at) => (index ? part.index.slice(from, to) : Array.from({ length: to - from }, (_, place) => at + place));
   const wide = columns !== undefined || (shape.length === 2 && Array.isArray(value[0]));
-  const written = (cell, place) => {
-    const text = cell === null ? missing(dtypes?.[place] ?? dtype) : cell;
-    note.hidden &&= text !== "NaN" || cell !== null;
-    return text;
+  const written = (cell, place, nulls) => {
+    if (cell !== null) {
+      return cell;
+    }
+    if (nulls && !columns) {
+      return nullWord(nulls);
+    }
+    // Of a table it is told of all its columns together what is missing: that of one goes by its type.
+    const word = missing(dtypes?.[place] ?? dtype);
+    note.hidden &&= word !== "NaN" || !nulls?.some((one) => one.endsWith("inf"));
+    return word;
   };
   const cells = (part, from, to, at) => {
     const names = labels(part, from, to, at);
-    return part.value.slice(from, to).map((row, place) => [names[place], ...(wide ? row : [row]).map(written)]);
+    const line = (row) => (wide ? row : [row]).map((cell, place) => written(cell, place, part.nulls));
+    return part.value.slice(from, to).map((row, place) => [names[place], ...line(row)]);
   };
   const inner = columns
     ? columns.map((column, place) => head(column, dtypes?.[place]))

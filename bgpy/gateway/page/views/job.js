@@ -127,7 +127,7 @@ function summary({ type, job }) {
   return lines.length > 1 ? `${lines[0]} …` : lines[0];
 }
 
-function outcome({ value, value_type: type, error, state, job }) {
+function outcome({ value, value_type: type, nulls, error, state, job }) {
   if (error) {
     return [errorView(error)];
   }
@@ -141,7 +141,7 @@ function outcome({ value, value_type: type, error, state, job }) {
   const cut = value?.truncated === true && "shape" in value;
   return [
     h("h4", { class: "hint" }, "Result"),
-    valueView(value, { type: type ?? undefined }),
+    valueView(value, { type: type ?? undefined, nulls }),
     ...(cut ? [h("p", { class: "hint" }, IN_PARTS)] : []),
   ];
 }
