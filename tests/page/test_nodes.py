@@ -1,16 +1,23 @@
-"""Nodes of a cluster on the page, and where each workspace and each replica of a model runs: told by answers that are played."""
+"""Nodes of a cluster on the page, and where each workspace and replica runs: by answers that are played, and for real."""
 
 from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.browsing import Served, Visit, expect
+from support.browsing import TOKEN, Served, Visit, expect, serving, visiting
+from support.commands import ROOT
+from support.ray_cluster import RayCluster
+
+from bgpy.client import Client
+from bgpy.tasks.tensorflow import Workspaces
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Route
+    from playwright.sync_api import Browser, Page, Route
 
 HEAD, OTHER = "a1" * 28, "b2" * 28
 NODES = [
@@ -124,3 +131,64 @@ def test_without_a_cluster_there_is_no_word_of_nodes(visit: Visit, served: Serve
     page.wait_for_load_state("networkidle")
     expect(page.get_by_role("region", name="Nodes", exact=True)).to_have_count(0)
     expect(page.get_by_role("columnheader", name="Node")).to_have_count(0)
+
+
+MAKE = """
+import pathlib, sys
+sys.path.insert(0, {tests!r})
+from support.models import two_signatures
+str(two_signatures(pathlib.Path({folder!r})))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(find_spec("tensorflow") is None or find_spec("ray") is None, reason="TensorFlow or Ray is not installed")
+def test_a_real_cluster_is_shown_with_what_runs_on_each_node(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = RayCluster(tmp_path)
+    try:
+        for name, value in cluster.environment.items():
+            monkeypatch.setenv(name, value)
+        second = cluster.add_node(resources={"blue": 2})
+        with serving(tmp_path / "home", "--ray", cluster.address) as served:
+            with Client("127.0.0.1", served.port, TOKEN, timeout=200.0) as client:
+                workspaces = Workspaces(client)
+                first = fill(workspaces, tmp_path / "model", second)
+                address = workspaces.nodes()[0]["address"]
+            with visiting(browser, served) as visit:
+                look_at(visit, {node: f"{address} · {node[:8]}" for node in (first, second)}, first, second)
+    finally:
+        cluster.close()
+
+
+def fill(workspaces: Workspaces, model: Path, second: str) -> str:
+    """Have workspaces on both nodes, a model on two of them; returns the id of the first node."""
+    (first,) = {node["node"] for node in workspaces.nodes()} - {second}
+    workspaces.create("here", "process")
+    workspaces.create("blue", num_cpus=0, resources={"blue": 1}).run("1")
+    digits = workspaces.create("digits", num_cpus=0)
+    digits.run(MAKE.format(tests=str(ROOT / "tests"), folder=str(model)))
+    digits.deploy(model, replicas=2)
+    return first
+
+
+def look_at(visit: Visit, nodes: dict[str, str], first: str, second: str) -> None:
+    """See that the page tells of each node, and of all that `fill` has made where it runs."""
+    page = visit.go("#server")
+    shown = {cells[0].split()[-1]: cells[1:] for cells in rows(page, "Nodes")}
+    assert shown.keys() == {first[:8], second[:8]}
+    assert all(cells[:2] == ["alive", nodes[node].split()[0]] for node in nodes for cells in [shown[node[:8]]])
+    assert [shown[node[:8]][2] for node in (first, second)] == ["1", "2"]
+    assert ["2 blue" in shown[node[:8]][3] for node in (first, second)] == [False, True]
+    table = page.get_by_role("table").filter(has=page.get_by_role("columnheader", name="Restarts"))
+    cells = [row.locator("th, td").all_inner_texts() for row in table.locator("tbody tr").all()]
+    where = {name: node for name, *_, node in cells}
+    assert (where["here"], where["blue"]) == ("", nodes[second])
+    assert {where["digits"], where["digits.1"]} == set(nodes.values())
+    visit.go("#models")
+    page.get_by_role("region", name="Replicas", exact=True).get_by_text("ready").nth(1).wait_for()
+    assert rows(page, "Replicas") == [[name, "ready", "1", "0", where[name]] for name in ("digits", "digits.1")]
+    visit.go("#workspaces/digits.1")
+    page.get_by_text(f"on node {where['digits.1']} · a replica of the model of digits").wait_for()

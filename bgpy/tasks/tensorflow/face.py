@@ -142,7 +142,7 @@ class Model:
         All workspaces that have it now; its own comes first.
 
         Each with ``workspace``, ``state`` (ready, loading, draining or failed), ``version``, ``waiting`` (predictions), on Ray
-        ``node``, and ``error`` where it could not load. Raises as `describe`.
+        ``node`` and ``address``, and ``error`` where it could not load. Raises as `describe`.
         """
         found: list[dict[str, Any]] = self.describe()["replicas"]
         return found

@@ -29,9 +29,9 @@ def recall() -> Call:
 
 
 def with_node(row: dict[str, Any], home: object) -> dict[str, Any]:
-    """Return what is told of a replica, with the node where it runs, where that is known."""
-    node = home.status().get("node") if isinstance(home, Workspace) and home.options.type == "ray" else None
-    return row if node is None else {**row, "node": node}
+    """Return what is told of a replica, with the node where it runs and that one's address, where they are known."""
+    status = home.status() if isinstance(home, Workspace) and home.options.type == "ray" else {"node": None}
+    return row if status["node"] is None else {**row, "node": status["node"], "address": status["address"]}
 
 
 def misses_model(record: JobRecord | None) -> bool:
