@@ -212,8 +212,9 @@ class Tail:
             # Not with every piece: moving a megabyte for each line would be the cost of the flood.
             del self._kept[: -self._limit]
 
-    def read(self) -> bytes:
-        """Return what is kept, with a mark before it where something was cut."""
-        if not self.truncated:
-            return bytes(self._kept)
-        return b"[... %d bytes were cut here ...]\n" % (self.size - self._limit) + self._kept[-self._limit :]
+    def read(self, since: int = 0) -> bytes:
+        """Return what is kept of all behind the first `since` bytes, with a mark before it where something was cut."""
+        wanted = self.size - since
+        if wanted <= self._limit:
+            return bytes(self._kept[len(self._kept) - wanted :])
+        return b"[... %d bytes were cut here ...]\n" % (wanted - self._limit) + self._kept[-self._limit :]

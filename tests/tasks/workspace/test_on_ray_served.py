@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import signal
 import socket
+import threading
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.backends import PATIENCE, Recorder, Session
 from support.commands import next_line, running_command
-from support.proxies import Proxy
+from support.proxies import Plan, Proxy
 from support.ray_cluster import RayCluster
 
 from bgpy.system import process_start_time, wait_for_end
+from bgpy.tasks.workspace.backends import ray as ray_backend
 from bgpy.tasks.workspace.backends.ray import RayBackend
 from bgpy.tasks.workspace.backends.spawner import Spawner
 from bgpy.tasks.workspace.onray.agent import Agent
@@ -120,20 +125,111 @@ class Detour:
         return answer
 
 
-def test_a_workspace_whose_connection_is_lost_has_died_and_leaves_no_actor(ray_agent: Cluster) -> None:
-    detour, recorder = Detour(ray_agent), Recorder()
+@pytest.fixture
+def detour(ray_agent: Cluster) -> Iterator[Detour]:
+    detour = Detour(ray_agent)
+    yield detour
+    if detour.proxy is not None:
+        detour.proxy.__exit__()
+
+
+@pytest.fixture
+def session(detour: Detour) -> Iterator[Session]:
+    recorder = Recorder()
     backend = RayBackend(recorder, cluster=detour, home=secrets.token_hex(8), placement={"num_cpus": 0})  # type: ignore[arg-type]
     backend.start()
+    yield Session(backend, recorder)
+    backend.close()
+
+
+WRITES = """
+import os
+print("first", flush=True)
+with open({pipe!r}) as gate:
+    gate.read()
+print("second", flush=True)
+x = 5
+os.getpid()
+"""
+
+
+WRITES_ON = """
+import threading, time
+def write():
+    while True:
+        print("tick", flush=True)
+        time.sleep(0.05)
+threading.Thread(target=write, daemon=True).start()
+"""
+
+
+def test_a_connection_that_breaks_is_taken_up_again_and_the_job_goes_on(session: Session, detour: Detour, tmp_path: Path) -> None:
     assert detour.proxy is not None
-    try:
-        number = Session(backend, recorder).begin("import os\nprint(os.getpid(), flush=True)\nwhile True: pass")
-        recorder.wait_for_text(number, "\n")
-        pid = int(recorder.text(number))
-        start_time = process_start_time(pid) or ""
-        detour.proxy.cut()
-        assert recorder.death() == ("the connection to its node broke", False)
-        assert wait_for_end(pid, start_time, PATIENCE)
-        assert ray_agent.ask("records") == []
-    finally:
-        backend.close()
-        detour.proxy.__exit__()
+    pid = session.value("import os; os.getpid()")
+    pipe = tmp_path / "gate"
+    os.mkfifo(pipe)
+    number = session.begin(WRITES.format(pipe=str(pipe)))
+    session.recorder.wait_for_text(number, "first\n")
+    links = len(detour.proxy.links)
+    detour.proxy.gate.clear()
+    detour.proxy.cut()
+    pipe.write_text("go on")  # nobody hears of the rest at first
+    detour.proxy.gate.set()
+    outcome = session.recorder.outcome(number)
+    assert outcome.value is not None
+    assert outcome.value.json == pid
+    assert session.recorder.text(number) == "first\nsecond\n"
+    assert len(detour.proxy.links) == links + 3
+    assert session.backend.read(["x"], "json", None, PATIENCE) == {"x": 5}
+    number = session.begin("import time\nprint(1, flush=True)\ntime.sleep(1000)")
+    session.recorder.wait_for_text(number, "1")
+    assert session.backend.interrupt(number)
+    assert session.recorder.outcome(number).state == "interrupted"
+
+
+@pytest.mark.parametrize("lost", [Plan(to_server=0), Plan(to_client=0)], ids=["the job", "its end"])
+def test_what_a_connection_loses_as_it_breaks_is_sent_again_and_no_job_runs_twice(
+    lost: Plan, session: Session, detour: Detour
+) -> None:
+    assert detour.proxy is not None
+    session.run("count = 0")
+    detour.proxy.replan(lost)
+    assert session.value("print('once')\ncount += 1\ncount") == 1
+    assert detour.proxy.has_cut.is_set()
+    assert session.text() == "once\n"
+    assert session.value("count") == 1
+
+
+def test_an_idle_workspace_whose_connection_breaks_tells_on_what_threads_write(
+    session: Session, detour: Detour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert detour.proxy is not None
+    go_on, gone_on = RayBackend._go_on, threading.Event()
+
+    def note(self: RayBackend, *arguments: Any) -> None:
+        go_on(self, *arguments)
+        gone_on.set()
+
+    monkeypatch.setattr(RayBackend, "_go_on", note)
+    session.run(WRITES_ON)
+    session.recorder.wait_for_text(None, "tick")
+    detour.proxy.cut()
+    assert gone_on.wait(PATIENCE)
+    before = len(session.recorder.text(None))
+    session.recorder.wait_for(lambda: len(session.recorder.text(None)) > before)
+
+
+def test_a_workspace_whose_connection_is_lost_for_good_has_died_and_leaves_no_actor(
+    session: Session, detour: Detour, ray_agent: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_backend, "RECONNECT_TIMEOUT", 0.0)
+    assert detour.proxy is not None
+    number = session.begin("import os\nprint(os.getpid(), flush=True)\nwhile True: pass")
+    session.recorder.wait_for_text(number, "\n")
+    pid = int(session.recorder.text(number))
+    start_time = process_start_time(pid) or ""
+    detour.proxy.__exit__()
+    detour.proxy = None
+    assert session.recorder.death() == ("the connection to its node broke", False)
+    assert wait_for_end(pid, start_time, PATIENCE)
+    assert ray_agent.ask("records") == []

@@ -38,6 +38,10 @@ END_GRACE = 1.0
 KILL_GRACE = 3.0
 #: Seconds in which Ray finds out how an actor has died; of a node that is gone it may take longer to be sure.
 CAUSE_TIMEOUT = 5.0
+#: Seconds for a connection that broke to be taken up again; then the workspace is given up.
+RECONNECT_TIMEOUT = 60.0
+#: Seconds until the next try where Ray does not answer either.
+_RETRY_INTERVAL = 1.0
 
 
 class RayBackend(DistantBackend):
@@ -78,18 +82,27 @@ class RayBackend(DistantBackend):
         self._about = dict(about or {})
         self._placement = dict(placement or {})
         self._record: dict[str, Any] = {}
+        #: What Ray said last of how it has died.
+        self._cause: dict[str, Any] | None = None
         self._jobs: Channel | None = None
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
-        self._job: int | None = None
+        #: Held while a job is handed over, and while another connection takes the place of one that broke.
+        self._switching = threading.Lock()
+        self._order: Order | None = None
+        #: How much of the output of its job has come, by stream.
+        self._seen: dict[str, int] = {}
         #: The job that the actor was given by the server before, and whether it ran when this one came.
         self._left: tuple[int, bool] | None = None
         self._killed = False
         self._closing = False
+        #: Set when either is: a connection that breaks from then on is not taken up again.
+        self._unwanted = threading.Event()
 
     @property
     def _running(self) -> int | None:
-        return self._job
+        order = self._order
+        return None if order is None else order.number
 
     # What a workspace asks for
 
@@ -105,28 +118,34 @@ class RayBackend(DistantBackend):
 
     def run(self, order: Order) -> None:
         """See `Backend`. Of a job that the actor was given by the server before it is only asked what became of it."""
-        jobs = self._jobs
-        if jobs is None:
-            return  # it has died, and `died` has told so or will
-        left, self._left = self._left, None
-        if left is not None and left[1] and left[0] != order.number:
-            self.kill()  # it runs what this server knows to have ended
-            return
-        self._job = order.number
+        with self._switching:
+            jobs = self._jobs
+            if jobs is None:
+                return  # it has died, and `died` has told so or will
+            left, self._left = self._left, None
+            if left is not None and left[1] and left[0] != order.number:
+                self.kill()  # it runs what this server knows to have ended
+                return
+            self._order, self._seen = order, {}
+            self._hand_over(jobs, order, None if left is None else left[0])
+
+    def _hand_over(self, jobs: Channel, order: Order, last: int | None) -> None:
+        """Have a job run, or of one that was the `last` which the actor was given be told what has become of it."""
         try:
-            if left is not None and left[0] == order.number:
+            if last == order.number:
                 self._together = frozenset([number for number, _ in order.calls])
-                jobs.send(Kind.RESUME, order.number, {})
+                jobs.send(Kind.RESUME, order.number, {"seen": self._seen})
             else:
                 self._send(jobs, order)
         except OSError:
-            pass  # as above
+            pass  # it has died, or the connection broke: whoever hears it sees to that
 
     def kill(self) -> bool:
         """See `Backend`."""
         jobs = self._jobs
         if jobs is not None and not self._killed:
             self._killed = True
+            self._unwanted.set()
             try:
                 jobs.send(Kind.KILL, 0, {})
             except OSError:
@@ -144,15 +163,17 @@ class RayBackend(DistantBackend):
     def leave(self) -> None:
         """See `Backend`."""
         self._closing = True
+        self._unwanted.set()
         self._let_go()
 
     def close(self) -> None:
         """See `Backend`. An idle interpreter gets a moment to end by itself."""
         self._closing = True
+        self._unwanted.set()
         thread, jobs = self._thread, self._jobs
         if thread is None:
             return
-        if jobs is not None and self._job is None and self._left is None:
+        if jobs is not None and self._order is None and self._left is None:
             try:
                 jobs.send(Kind.LEAVE, 0, {})
             except OSError:
@@ -234,57 +255,109 @@ class RayBackend(DistantBackend):
     # The thread that hears the keeper
 
     def _hear(self, jobs: Channel) -> None:
-        died: dict[str, Any] = {}
-        try:
-            while (message := jobs.receive()) is not None:
-                if message.kind == Kind.DIED:
-                    died = message.fields
-                    break
-                self._handle(message)
-        except (BgpyError, KeyError, TypeError, ValueError) as error:
-            died = {"killed": False, "broken": f"a job broke the worker's channel: {error}"}
-        self._job = None
+        channel: Channel | None = jobs
+        while channel is not None:
+            died = self._listen(channel)
+            channel = None if died else self._take_up(channel)
+        self._order = None
         if not self._closing:
             reason, memory = self._judge(died)
         self._ended.set()
-        self._jobs = None
+        jobs, self._jobs = self._jobs or jobs, None
         self._end_questions()
         jobs.close()
         if not self._closing:
             self._listener.died(reason, memory)
 
+    def _listen(self, jobs: Channel) -> dict[str, Any]:
+        """Hear what happens, until the interpreter has died: returns what is told of that, {} where the connection broke."""
+        try:
+            while (message := jobs.receive()) is not None:
+                if message.kind == Kind.DIED:
+                    return message.fields
+                self._handle(message)
+        except (BgpyError, KeyError, TypeError, ValueError) as error:
+            return {"killed": False, "broken": f"a job broke the worker's channel: {error}"}
+        return {}
+
+    def _take_up(self, broken: Channel) -> Channel | None:
+        """Connect again to an actor that lives, and go on there; None where there is none, or it cannot be reached in time."""
+        broken.shutdown()  # wakes whoever sends
+        self._end_questions()
+        deadline = time.monotonic() + RECONNECT_TIMEOUT
+        while not self._unwanted.is_set():
+            try:
+                jobs, hello = self._connect(self._record)
+            except (BgpyError, OSError, EOFError):
+                self._cause = self._ask_for_cause()
+                if self._cause["alive"] is False or time.monotonic() > deadline:
+                    return None
+                if self._cause["alive"] is None:
+                    self._unwanted.wait(_RETRY_INTERVAL)
+            else:
+                with self._switching:
+                    broken.close()
+                    self._jobs, self._cause = jobs, None
+                    self._go_on(jobs, hello)
+                return jobs
+        return None
+
+    def _go_on(self, jobs: Channel, hello: dict[str, Any]) -> None:
+        """Have the actor go on where it was when the connection broke."""
+        if self._unwanted.is_set():
+            jobs.shutdown()
+        elif self._left is not None:
+            self._left = hello["job"], hello["running"]
+        elif self._order is not None:
+            self._hand_over(jobs, self._order, hello["job"])
+        else:
+            try:
+                jobs.send(Kind.RESUME, 0, {"seen": None})
+            except OSError:
+                pass  # it broke again
+
     def _handle(self, message: Message) -> None:
         kind, number, flags, fields = message
         if kind == Kind.OUTPUT:
             stream: Literal["stdout", "stderr"] = "stdout" if flags & STDOUT else "stderr"
+            if not flags & BETWEEN:
+                self._seen[stream] = fields.get("written", 0)
             self._listener.output(None if flags & BETWEEN else number, stream, bytes(fields["data"]))
-        elif number != self._job:
+        elif number != self._running:
             return
         elif kind == Kind.NEWS:
             event, details = fields["event"], fields["details"]
             self._listener.news(number, event, {name: details[name] for name in NEWS[event]})
         elif kind == Kind.ENDED:
             outcome = take_outcome(fields)
-            self._job, self._together = None, frozenset()
+            self._order, self._together = None, frozenset()
             self._listener.ended(number, outcome)
 
     def _judge(self, died: dict[str, Any]) -> tuple[str, bool]:
         """Say how the interpreter ended, and whether for want of memory."""
         if self._killed or died.get("killed"):
+            if not died:
+                self._remove()  # the word may not have come there
             return "signal SIGKILL", False
         if died.get("broken"):
             self._remove()
             return died["broken"], False
         if died.get("lost"):
             return f"its node has died ({self._record['node']})", False
-        try:
-            cause = self._cluster.ask("cause", CAUSE_TIMEOUT, actor=self._record["actor"], timeout=CAUSE_TIMEOUT)
-        except BgpyError as error:
-            return f"the connection to it broke, and Ray does not say why: {error}".rstrip("."), False
+        cause = self._cause or self._ask_for_cause()
         if cause["alive"]:
             self._remove()  # none that cannot be reached goes on unseen
             return "the connection to its node broke", False
         return cause["reason"], cause["memory"]
+
+    def _ask_for_cause(self) -> dict[str, Any]:
+        """Return what Ray says of the death of the actor, within a time: `alive` is None where it says nothing."""
+        try:
+            cause: dict[str, Any] = self._cluster.ask("cause", CAUSE_TIMEOUT, actor=self._record["actor"], timeout=CAUSE_TIMEOUT)
+        except BgpyError as error:
+            reason = f"the connection to it broke, and Ray does not say why: {error}".rstrip(".")
+            return {"alive": None, "reason": reason, "memory": False}
+        return cause
 
 
 def _expect(channel: Channel, kind: Kind, deadline: float) -> dict[str, Any]:

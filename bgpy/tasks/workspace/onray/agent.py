@@ -171,7 +171,7 @@ class Agent:
         errors = self._ray.exceptions
         handle = self._handle(actor)
         with self._lock:
-            served = self._served.pop(actor, None)
+            served = self._served.get(actor)
         try:
             if served is not None:
                 try:

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from bgpy.errors import BgpyError
@@ -129,9 +130,9 @@ class Keeper:
     def output(self, number: int | None, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         """See `Hears`."""
         with self._lock:
-            self._kept.write(number, stream, data)
+            fields = {"data": data, "written": self._kept.write(number, stream, data)}
             link = self._link if self._live else None
-        self._send(link, Kind.OUTPUT, number or 0, {"data": data}, _STREAMS[stream] | (BETWEEN if number is None else 0))
+        self._send(link, Kind.OUTPUT, number or 0, fields, _STREAMS[stream] | (BETWEEN if number is None else 0))
 
     def news(self, number: int, event: str, details: dict[str, Any]) -> None:
         """See `Hears`."""
@@ -214,7 +215,7 @@ class Keeper:
         elif kind == Kind.LEAVE:
             self._jobs.finish()
         elif kind == Kind.RESUME:
-            self._resume(channel)
+            self._resume(channel, message.fields.get("seen", {}))
         elif kind in (Kind.RUN, Kind.CALL):
             return self._run(channel, message)
         return True
@@ -240,17 +241,18 @@ class Keeper:
                 pass  # it has died, and the other thread tells so
         return True
 
-    def _resume(self, link: Channel) -> None:
-        """Tell a server that was away of the job that it gave before, and go on."""
+    def _resume(self, link: Channel, seen: Mapping[str, int] | None) -> None:
+        """Tell a server that was away of the job that it gave before, unless it knows how that ended (None), and go on."""
         # With the lock: what is written meanwhile comes behind.
         with self._lock:
             number, outcome = self._kept.number, self._kept.outcome
-            if self._link is not link or number is None:
+            if self._link is not link:
                 return
-            for stream, data in self._kept.output().items():
-                link.send(Kind.OUTPUT, number, {"data": data}, _STREAMS[stream])
-            if outcome is not None:
-                link.send(Kind.ENDED, number, _close(outcome))
+            if seen is not None and number is not None:
+                for stream, (data, written) in self._kept.output(seen).items():
+                    link.send(Kind.OUTPUT, number, {"data": data, "written": written}, _STREAMS[stream])
+                if outcome is not None:
+                    link.send(Kind.ENDED, number, _close(outcome))
             self._live = True
 
 

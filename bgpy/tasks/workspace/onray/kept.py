@@ -39,19 +39,29 @@ class Kept:
         self.number, self.together, self.outcome = number, together, None
         self._output = {"stdout": Tail(), "stderr": Tail()}
 
-    def write(self, number: int | None, stream: _Stream, data: bytes) -> None:
-        """Take what it wrote; what was written between two jobs is not kept."""
-        if number is not None and number == self.number:
-            self._output[stream].add(data)
+    def write(self, number: int | None, stream: _Stream, data: bytes) -> int:
+        """Take what it wrote, and return how much it has written so far; what was written between two jobs is not kept."""
+        if number is None or number != self.number:
+            return 0
+        self._output[stream].add(data)
+        return self._output[stream].size
 
     def end(self, number: int, outcome: Outcome) -> None:
         """Take how it ended."""
         if number == self.number:
             self.outcome = outcome
 
-    def output(self) -> dict[_Stream, bytes]:
-        """Return what it has written so far: the last of it, with a mark where something was cut."""
-        return {stream: tail.read() for stream, tail in self._output.items() if tail.size}
+    def output(self, seen: Mapping[str, int]) -> dict[_Stream, tuple[bytes, int]]:
+        """
+        Return what it has written beyond what was `seen` of each stream, and how much it has written in all.
+
+        It is the last of it, with a mark where something was cut.
+        """
+        return {
+            stream: (tail.read(seen.get(stream, 0)), tail.size)
+            for stream, tail in self._output.items()
+            if tail.size > seen.get(stream, 0)
+        }
 
     def hello(self) -> dict[str, Any]:
         """Return what a server is told that connects."""
