@@ -42,6 +42,8 @@ _NO_VARIABLES = (ModuleType, FunctionType, BuiltinFunctionType, type)
 _CO_COROUTINE = 0x80
 #: Takes the value of the last expression; no code can have such a name of its own.
 _VALUE = "<value>"
+#: Takes what the last expression calls ``show`` of: where that is pyplot, and no window opens, its figure is the value.
+_SHOWN = "<shown>"
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 _DONE = Outcome("done", None, None)
@@ -150,14 +152,18 @@ class Interpreter:
         namespace = self.namespace
         filename = self._file_of(order)
         code, has_value = self._compile(self._source(order, filename), filename)
-        namespace.pop(_VALUE, None)
+        for name in (_VALUE, _SHOWN):
+            namespace.pop(name, None)
         if code.co_flags & _CO_COROUTINE:
             import asyncio
 
             asyncio.run(eval(code, namespace))
         else:
             exec(code, namespace)
-        return namespace.pop(_VALUE, None) if has_value else None
+        value, shown = namespace.pop(_VALUE, None), namespace.pop(_SHOWN, None)
+        if value is None and shown is not None and self._own_process and shown is sys.modules.get("matplotlib.pyplot"):
+            value = take_figure(shown)
+        return value if has_value else None
 
     def _compile(self, source: str | bytes, filename: str) -> tuple[CodeType, bool]:
         """Compile the source of a job. A short script that comes again and again is compiled once."""
@@ -260,7 +266,7 @@ def variables_of(namespace: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_hidden(name: str) -> bool:
-    return name == _VALUE or (name.startswith("__") and name.endswith("__"))
+    return name in (_VALUE, _SHOWN) or (name.startswith("__") and name.endswith("__"))
 
 
 def refuse_input(prompt: object = "") -> NoReturn:
@@ -277,7 +283,20 @@ def compile_job(source: str | bytes, filename: str) -> tuple[CodeType, bool]:
         last = tree.body[-1]
         target = ast.copy_location(ast.Name(_VALUE, ast.Store()), last)
         tree.body[-1] = ast.copy_location(ast.Assign([target], last.value), last)
+        match last.value:
+            case ast.Call(func=ast.Attribute(value=ast.Name() as owner, attr="show")):
+                target = ast.copy_location(ast.Name(_SHOWN, ast.Store()), owner)
+                tree.body.insert(-1, ast.copy_location(ast.Assign([target], owner), last))
     return compile(tree, filename, "exec", flags, dont_inherit=True), has_value
+
+
+def take_figure(pyplot: Any) -> Any:
+    """Return the figure that pyplot has in hand and let it begin another, as a window does that was closed; None without one."""
+    if not pyplot.get_fignums() or pyplot.get_backend().lower() != "agg":
+        return None
+    figure = pyplot.gcf()
+    pyplot.close(figure)
+    return figure
 
 
 def pack(value: object) -> Packed:
