@@ -102,8 +102,8 @@ def test_a_result_is_shown_as_what_it_is_and_not_as_what_its_text_looks_like(vis
     assert cells(table, 1)[:4] == ["1", "1", "NaN", "Trier"]
     expect(text.locator("pre.value")).to_have_text(",b\n1,2\n")
     expect(text.locator("table")).to_have_count(0)
-    expect(shown.locator(".result")).to_have_text(re.compile("^No window opens here"))
-    figure.get_by_role("img", name="Figure").and_(page.locator("[data-ready]")).wait_for()
+    for job in (shown, figure):
+        job.get_by_role("img", name="Figure").and_(page.locator("[data-ready]")).wait_for()
 
 
 def test_a_result_that_cannot_be_shown_as_it_is_says_why(visit: Visit, lab: str) -> None:
@@ -154,5 +154,18 @@ def test_who_interrupts_a_job_sees_no_failure(visit: Visit, served: Served) -> N
     link = page.get_by_role("link", name=re.compile("^calm"))
     expect(link.locator(".chip")).to_have_text("interrupted")
     expect(link.locator(".chip")).to_have_class("chip idle")
+    page.get_by_role("textbox", name="Python code").click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text("threading.Event().wait(60)")
+    page.keyboard.press("Control+Enter")
+    page.get_by_role("article", name="Job 1", exact=True).get_by_text("running").wait_for()
+    page.keyboard.press("Control+Enter")
+    cancelled = page.get_by_role("article", name="Job 2", exact=True)
+    cancelled.get_by_role("button", name="Cancel").click()
+    expect(cancelled.locator(".chip")).to_have_text("cancelled")
+    page.get_by_role("button", name="Interrupt").click()
     colour = "element => getComputedStyle(element).borderTopColor"
-    assert card.evaluate(colour) == page.get_by_role("region", name="Code").evaluate(colour)
+    for calm in (card, cancelled):
+        assert calm.evaluate(colour) == page.get_by_role("region", name="Code").evaluate(colour)
+        edge = calm.locator(".failure").evaluate("element => getComputedStyle(element).borderLeftColor")
+        assert edge == page.locator(".editor").evaluate(colour)  # and not that of errors

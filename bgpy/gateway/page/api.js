@@ -15,17 +15,18 @@
  *
  * All of them find back by themselves after a lost connection: `watch` goes on behind the last event it has heard. A Failure has
  * `message`, for people, and `field`, `kind` (the name of the error's type), `status` (0 where the gateway did not answer),
- * `executed`. Addresses are relative to the page, wherever the gateway is mounted.
+ * `executed`, `state` ("gateway" or "server" where that did not answer). Addresses are relative to the page, wherever the gateway is mounted.
  */
 
 /** What the gateway or the server refused or failed to do. */
 export class Failure extends Error {
-  constructor(message, { field = "", kind = "", status = 0, executed = null } = {}) {
+  constructor(message, { field = "", kind = "", status = 0, executed = null, state = "" } = {}) {
     super(message);
     this.field = field;
     this.kind = kind;
     this.status = status;
     this.executed = executed;
+    this.state = state;
   }
 }
 
@@ -70,7 +71,7 @@ async function send(path, options) {
     return [response.status, envelope];
   } catch (error) {
     trouble("requests", true);
-    throw new Failure("The gateway did not answer.", { kind: error.name });
+    throw new Failure("The gateway did not answer.", { kind: error.name, state: "gateway" });
   }
 }
 
@@ -95,7 +96,8 @@ export async function ask(path, fields = {}) {
   }
   const off = envelope.result === false;
   const message = off ? "The service is switched off." : String(envelope.result);
-  throw new Failure(message, { field: envelope.field, kind: off ? "off" : envelope.error, status, executed: envelope.executed });
+  const { field, error, executed } = envelope;
+  throw new Failure(message, { field, kind: off ? "off" : error, status, executed, state: status === 503 ? "server" : "" });
 }
 
 /** Tell whether this browser is logged in. */
@@ -270,7 +272,8 @@ export class Conversation {
     }
     this.waiting.delete(message.id);
     if (message.type === "[error]" || message.status === "Error") {
-      question.reject(new Failure(message.message, { field: message.field, kind: message.error }));
+      const state = "executed" in message ? "server" : "";
+      question.reject(new Failure(message.message, { field: message.field, kind: message.error, state }));
     } else {
       question.resolve(message);
     }
@@ -281,7 +284,7 @@ export class Conversation {
     for (const [id, question] of this.waiting) {
       if (question.sent) {
         this.waiting.delete(id);
-        question.reject(new Failure("The connection was lost.", { kind: "lost" }));
+        question.reject(new Failure("The connection was lost.", { kind: "lost", state: "gateway" }));
       }
     }
   }

@@ -1,5 +1,5 @@
 /*
- * The frame of the page: log in, navigation, one view at a time.
+ * The frame of the page: navigation, one view at a time.
  *
  * A view is a module in views/ and a line in VIEWS below. It exports
  *
@@ -22,7 +22,10 @@
  *                 brief(value), describe(type, shape)
  *   output.js     makeOutput(), showProgress(container, bars, event): what runs, while it does
  *   terminal.js   new Terminal(): what \r, \b and colours in a text come to
- *   messages.js   say(text), complain(text), attempt(action): words to the person, in regions of role status and alert
+ *   messages.js   say(text), complain(text, about), attempt(action, about): words to the person, in regions of role status and
+ *                 alert
+ *   drafts.js     readDraft(name), keepDraft(name, text): what is being written, for each tab
+ *   entrance.js   openEntrance(enter, leave): who gets in
  *   dialogs.js    confirm(title, text, action), fill(title, content, action), display(title, content)
  *
  * The classes of the style sheet are listed at its top. The policy of the page (Content-Security-Policy: default-src 'self')
@@ -32,6 +35,7 @@
 
 import * as api from "./api.js";
 import { h, moment } from "./dom.js";
+import { isInside, openEntrance } from "./entrance.js";
 import { attempt, complain, forgetTroubles } from "./messages.js";
 
 const VIEWS = {
@@ -80,6 +84,7 @@ async function go() {
       link.removeAttribute("aria-current");
     }
   }
+  element("view").append(h("p", { class: "empty late" }, "Loading …"));
   try {
     const view = await VIEWS[name][1]();
     if (mine !== turn) {
@@ -96,55 +101,8 @@ async function go() {
     await done;
   } catch (error) {
     if (mine === turn && error.status !== 401) {
-      complain(error.message);
+      complain(error.message, error.state);
     }
-  }
-}
-
-function frame(loggedIn) {
-  for (const id of ["top", "bottom", "view"]) {
-    element(id).hidden = !loggedIn;
-  }
-  element("door").hidden = loggedIn;
-}
-
-function welcome(reason) {
-  if (!element("door").hidden) {
-    return;
-  }
-  leave();
-  frame(false);
-  document.title = "Log in · bgpy";
-  element("refused").textContent = reason;
-  element("token").focus();
-}
-
-async function enter() {
-  if (await api.isLoggedIn()) {
-    frame(true);
-    await go();
-  } else {
-    welcome("");
-  }
-}
-
-async function logIn(event) {
-  event.preventDefault();
-  const field = element("token");
-  element("refused").textContent = "";
-  try {
-    await api.ask("login", { token: field.value.trim() });
-    field.value = "";
-    if (await api.isLoggedIn()) {
-      frame(true);
-      element("view").focus();
-      await go();
-    } else {
-      element("refused").textContent = "The browser has not kept the cookie: it must be allowed for this page.";
-    }
-  } catch (error) {
-    element("refused").textContent = `${error.message}.`.replace("..", ".");
-    field.select();
   }
 }
 
@@ -156,19 +114,9 @@ function age() {
 for (const [name, [title]] of Object.entries(VIEWS)) {
   element("navigation").append(h("a", { href: `#${name}`, "data-view": name }, title));
 }
-element("login").addEventListener("submit", logIn);
-element("logout").addEventListener("click", () =>
-  attempt(async () => {
-    await api.ask("logout");
-    welcome("");
-  }),
-);
-window.addEventListener("hashchange", () => element("door").hidden && attempt(go));
-api.news.addEventListener("logged-out", () => welcome("Log in again: the cookie has ended."));
-api.news.addEventListener("connection", ({ detail }) => {
-  element("connection").textContent = detail ? "" : "No connection. Trying again …";
-  age();
-});
+window.addEventListener("hashchange", () => isInside() && attempt(go));
+openEntrance(go, leave);
+api.news.addEventListener("connection", age);
 api.news.addEventListener("server", ({ detail }) => {
   const away = element("away");
   if (away.hidden) {
@@ -176,6 +124,8 @@ api.news.addEventListener("server", ({ detail }) => {
   }
   away.textContent = detail === null ? "" : `The server does not answer, since ${away.dataset.since}: ${detail}`;
   away.hidden = detail === null;
+  if (detail === null) {
+    forgetTroubles("server");
+  }
   age();
 });
-attempt(enter);

@@ -4,12 +4,13 @@
 
 import * as api from "./api.js";
 import { chip, h, renew, span } from "./dom.js";
+import { isInside, openEntrance } from "./entrance.js";
 import { attempt } from "./messages.js";
 
 //: Milliseconds between two looks, while somebody can see them.
 const INTERVAL = 5000;
 
-const element = (id) => document.getElementById(id);
+const TITLE = document.title;
 const rows = h("tbody");
 let timer = null;
 
@@ -34,7 +35,7 @@ function row(server) {
 
 async function look() {
   clearTimeout(timer);
-  if (document.hidden || !element("door").hidden) {
+  if (document.hidden || !isInside()) {
     return;
   }
   try {
@@ -45,42 +46,14 @@ async function look() {
   }
 }
 
-function frame(loggedIn) {
-  for (const id of ["top", "bottom", "view"]) {
-    element(id).hidden = !loggedIn;
-  }
-  element("door").hidden = loggedIn;
+async function enter() {
+  document.title = TITLE;
+  await attempt(look);
 }
 
-function welcome(reason) {
-  frame(false);
+function leave() {
   clearTimeout(timer);
   rows.replaceChildren();
-  element("refused").textContent = reason;
-  element("token").focus();
-}
-
-async function enter(otherwise) {
-  if (await api.isLoggedIn()) {
-    frame(true);
-    await attempt(look);
-  } else {
-    welcome(otherwise);
-  }
-}
-
-async function logIn(event) {
-  event.preventDefault();
-  const field = element("token");
-  element("refused").textContent = "";
-  try {
-    await api.ask("login", { token: field.value.trim() });
-    field.value = "";
-    await enter("The browser has not kept the cookie: it must be allowed for this page.");
-  } catch (error) {
-    element("refused").textContent = `${error.message}.`.replace("..", ".");
-    field.select();
-  }
 }
 
 const heads = ["Server", "State", "Address", "Workspaces", "About"];
@@ -91,19 +64,8 @@ const table = h(
   h("thead", {}, h("tr", {}, ...heads.map((head) => h("th", { scope: "col" }, head)))),
   rows,
 );
-element("view").replaceChildren(
+document.getElementById("view").replaceChildren(
   h("div", { class: "view" }, h("h1", {}, "Servers"), h("div", { class: "card scroll" }, table)),
 );
-element("login").addEventListener("submit", logIn);
-element("logout").addEventListener("click", () =>
-  attempt(async () => {
-    await api.ask("logout");
-    welcome("");
-  }),
-);
 document.addEventListener("visibilitychange", () => attempt(look));
-api.news.addEventListener("logged-out", () => welcome("Log in again: the cookie has ended."));
-api.news.addEventListener("connection", ({ detail }) => {
-  element("connection").textContent = detail ? "" : "No connection. Trying again …";
-});
-attempt(() => enter(""));
+openEntrance(enter, leave);

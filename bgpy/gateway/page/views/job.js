@@ -4,11 +4,11 @@ import { h, moment, span } from "../dom.js";
 import { attempt } from "../messages.js";
 import { makeOutput, showProgress } from "../output.js";
 import { errorView, valueView } from "../values.js";
-import { jobChip } from "./states.js";
+import { jobChip, wasStopped } from "./states.js";
 
 //: What opens a window elsewhere.
 const SHOWS = /\b(plt|pyplot|fig|figure)\.show\(/;
-const NO_WINDOW = "No window opens here. To see a figure, let it be the value of the last line, or press its variable.";
+const NO_WINDOW = "No window opens here. To see the figure, write plt.gcf() as the last line, or keep it in a variable and press that.";
 const IN_PARTS = "Keep it in a variable, and press that: there its rows can be seen, some at a time.";
 const ENDED = ["done", "failed", "cancelled", "interrupted", "killed", "timed_out", "crashed", "aborted"];
 
@@ -117,7 +117,7 @@ export class Job {
     this.cancel.hidden = state !== "queued" && state !== "held";
     this.resume.hidden = state !== "held";
     this.element.classList.toggle("running", state === "running");
-    this.element.classList.toggle("calm", state === "interrupted");
+    this.element.classList.toggle("calm", wasStopped(state));
   }
 }
 

@@ -1,6 +1,7 @@
 // A new run: its files, written here or uploaded, and the one of them that is run.
 
 import { h, labelled } from "../dom.js";
+import { keepDraft, readDraft } from "../drafts.js";
 import { editor } from "../editor.js";
 import { attempt, say } from "../messages.js";
 import { checkSize, droppedFiles, readFiles, sizeText } from "./files.js";
@@ -9,12 +10,10 @@ const DRAFT = "bgpy run draft";
 const HINT = "Write Python code here";
 //: What opens a window elsewhere.
 const SHOWS = /\b(plt|pyplot|fig|figure)\.show\(/;
-//: Characters of a draft that a browser surely keeps.
-const KEPT = 2_000_000;
 
 /** Fill the main part of the view with a form for a new run; returns what `openRun` returns. */
 export function openNewRun(main, ask) {
-  const draft = readDraft();
+  const draft = readDraftFiles();
   let files = draft.files;
   let mainfile = draft.mainfile;
   let chosen = files.find((file) => file.filename === mainfile) ?? files[0];
@@ -176,12 +175,7 @@ export function openNewRun(main, ask) {
   }
 
   function keep() {
-    const text = JSON.stringify({ files, mainfile });
-    try {
-      localStorage.setItem(DRAFT, text.length < KEPT ? text : "");
-    } catch {
-      localStorage.removeItem(DRAFT); // full, or not allowed: then it is not kept
-    }
+    keepDraft(DRAFT, JSON.stringify({ files, mainfile }));
   }
 
   function run() {
@@ -205,7 +199,7 @@ export function openNewRun(main, ask) {
       } finally {
         start.disabled = false;
       }
-    });
+    }, "run");
   }
 
   return { hear() {}, connected() {}, tell() {}, close: () => code?.close() };
@@ -236,9 +230,9 @@ function emptyDraft() {
   return { files: [{ filename: "main.py", content: "", encoding: "text", size: 0 }], mainfile: "main.py" };
 }
 
-function readDraft() {
+function readDraftFiles() {
   try {
-    const draft = JSON.parse(localStorage.getItem(DRAFT));
+    const draft = JSON.parse(readDraft(DRAFT));
     return draft?.files?.length ? draft : emptyDraft();
   } catch {
     return emptyDraft();

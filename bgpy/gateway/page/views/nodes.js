@@ -28,7 +28,7 @@ export function makeNodes() {
   const body = h("tbody");
   const heads = ["Node", "State", "Address", "Workspaces", "Resources"].map((text) => h("th", { scope: "col" }, text));
   const trouble = h("p", { class: "hint", role: "status" });
-  const table = h("table", {}, h("thead", {}, h("tr", {}, heads)), body);
+  const table = h("table", { "aria-label": "Nodes" }, h("thead", {}, h("tr", {}, heads)), body);
   const element = h(
     "section",
     { class: "card stack", "aria-label": "Nodes", hidden: true },

@@ -9,10 +9,10 @@ const NONE = "What the code saves with save_placeholder, and the variables of th
 /**
  * Put the placeholders of a run into a container.
  *
- * `ask(action, fields)` asks about one, `list()` returns all. Returns `read()`, which looks again, `ready(name)` for one that has just
- * been saved, and `close()`.
+ * `ask(action, fields)` asks about one, `list()` returns all, `isOver()` tells whether no more will come. Returns `read()`, which looks
+ * again, `ready(name)` for one that has just been saved, and `close()`.
  */
-export function openPlaceholders(container, ask, list) {
+export function openPlaceholders(container, ask, list, isOver) {
   const names = h("ul", { class: "choices variables" });
   const none = h("p", { class: "empty" }, "Reading …");
   const detail = h("div", { class: "detail", role: "region", "aria-label": "Placeholder", hidden: true });
@@ -35,7 +35,7 @@ export function openPlaceholders(container, ask, list) {
         const one = async (name) => values.set(name, (await valueOf(name)).value);
         await Promise.allSettled(namesOf(found, SCALARS).map(one));
         renew(names, found.map((placeholder) => choice(placeholder, values.get(placeholder.name))));
-        none.textContent = NONE;
+        none.textContent = isOver() ? "It has left no values." : NONE;
         none.hidden = found.length > 0;
       } catch (error) {
         none.textContent = error.message;

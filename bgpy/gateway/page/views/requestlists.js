@@ -7,14 +7,14 @@ import { brief, errorView, valueView } from "../values.js";
 
 //: Requests that run, and ends, that are shown: those that end next, and the last.
 const SHOWN = 100;
-const FATES = { Ok: ["Ok", "good"], Killed: ["Killed", "idle"], Timeout: ["Timeout", "busy"], Error: ["Error", "bad"] };
+const FATES = { Ok: ["Ok", "good"], Killed: ["Killed", "idle"], Timeout: ["Timeout", "busy"], Error: ["Error", "bad"], Lost: ["Lost", "bad"] };
 
 /** The requests that run, by their connection ids; each with the moment of its end by the clock of this browser. */
 export function showRunning(kill) {
   const requests = new Map();
   const body = h("tbody");
   const heads = ["Connection id", "Time left", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "unseen" }, "Action")));
-  const table = h("table", { class: "requests" }, h("thead", {}, h("tr", {}, heads)), body);
+  const table = h("table", { class: "requests", "aria-label": "Requests that run" }, h("thead", {}, h("tr", {}, heads)), body);
   const none = h("p", { class: "empty" }, "Reading …");
   const count = h("span", { class: "hint", role: "status" });
   const more = h("p", { class: "hint" });
@@ -32,9 +32,9 @@ export function showRunning(kill) {
   let drawing = false;
   const now = () => Date.now() / 1000;
 
-  function put(connid, left, total, started = now()) {
+  function put(connid, left, request, started = now()) {
     const id = String(connid);
-    requests.set(id, { connid, total: Math.max(total, requests.get(id)?.total ?? 0), ends: started + left });
+    requests.set(id, { connid, request, total: Math.max(left, requests.get(id)?.total ?? 0), ends: started + left });
   }
 
   function drawSoon() {
@@ -80,26 +80,32 @@ export function showRunning(kill) {
   return {
     element,
     draw,
+    has: (connid) => requests.has(String(connid)),
     setClock: (time) => (offset = now() - time),
-    add({ connid, left, time }) {
-      put(connid, left, left, time + offset);
+    add({ connid, request, left, time }) {
+      put(connid, left, request, time + offset);
       drawSoon();
     },
-    remove(connid) {
-      requests.delete(String(connid));
-      drawSoon();
+    /** Take one out, unless another has its connection id by now; returns whether it was there. */
+    remove(connid, request) {
+      const was = requests.get(String(connid));
+      const is = was !== undefined && (was.request === request || was.request === undefined);
+      if (is) {
+        requests.delete(String(connid));
+        drawSoon();
+      }
+      return is;
     },
+    /** Take the seconds that are left of all that run; returns those that are here and do not. */
     set(left) {
       known = true;
-      for (const id of requests.keys()) {
-        if (!(id in left)) {
-          requests.delete(id);
-        }
-      }
+      const gone = [...requests.entries()].filter(([id]) => !(id in left));
       for (const [id, seconds] of Object.entries(left)) {
-        put(requests.get(id)?.connid ?? id, seconds, seconds);
+        const { connid, request } = requests.get(id) ?? { connid: id };
+        put(connid, seconds, request);
       }
       drawSoon();
+      return gone.slice(-SHOWN).map(([, request]) => request);
     },
   };
 }
@@ -124,6 +130,8 @@ export function showEnds(recall) {
   const none = h("p", { class: "empty" }, "Nothing has ended yet. The answers of requests come here: Ok, Killed, Timeout, or what a script gave.");
   const element = h("section", { class: "card stack", "aria-label": "Ended" }, h("h2", {}, "Ended"), none, list);
   let waiting = [];
+  //: Numbers of the last that were told of: it may be told twice, by an event and by a look.
+  const told = new Set();
 
   function draw() {
     list.prepend(
@@ -142,6 +150,13 @@ export function showEnds(recall) {
   return {
     element,
     add(event) {
+      if (event.request !== undefined && told.has(event.request)) {
+        return;
+      }
+      told.add(event.request);
+      if (told.size > SHOWN) {
+        told.delete(told.values().next().value);
+      }
       if (waiting.length === 0) {
         requestAnimationFrame(draw);
       }

@@ -2,7 +2,7 @@
 
 import { h, labelled } from "../dom.js";
 import { editor } from "../editor.js";
-import { attempt, complain, say } from "../messages.js";
+import { complain, forgetTroubles, say } from "../messages.js";
 import { showEnds, showRunning } from "./requestlists.js";
 import { openSearch } from "./search.js";
 
@@ -12,6 +12,8 @@ export const title = "Requests";
 const TICK = 1000;
 //: How often it is asked who runs, while others come and go.
 const LOOKS = 5;
+//: The answer of a request of which nobody knows how it has ended.
+const LOST = { status: "Lost", message: "The server that it ran on is gone, or no longer knows how it has ended." };
 
 let leave = null;
 
@@ -23,11 +25,11 @@ export function show(container, api) {
   const search = openSearch((fields) => api.ask("query_module", fields));
   container.append(h("h1", {}, title), h("div", { class: "grid" }, starting.element, running.element), ends.element, search.element);
   let since = 0;
-  const line = new api.Line("watch_requests", { opened: () => line.send({ since }), hear: open });
-  const clock = setInterval(() => document.hidden || running.draw(), TICK);
-
-  //: Whether there was no answer to the last look.
+  //: Whether there was no answer to the last look, or events may have gone by since.
   let missed = false;
+  // What has come and gone while it was broken, and whether the server is another one, is seen by the next look.
+  const line = new api.Line("watch_requests", { opened: () => line.send({ since }), hear: open, lost: () => (missed = true) });
+  const clock = setInterval(() => document.hidden || running.draw(), TICK);
 
   async function look() {
     missed = false;
@@ -40,8 +42,21 @@ export function show(container, api) {
       const before = since;
       const left = await api.ask("get_requests");
       if (since === before) {
-        running.set(left);
+        await explain(running.set(left));
         return;
+      }
+    }
+  }
+
+  // Those that are gone, and of whose end no event has told: the server says how they have ended, or that it does not know them.
+  async function explain(gone) {
+    const numbers = gone.map(({ request }) => request).filter(Boolean);
+    const answers = numbers.length ? await api.ask("recall_requests", { requests: numbers }) : {};
+    for (const { connid, request } of gone) {
+      const answer = answers[request];
+      if (answer !== null && running.remove(connid, request)) {
+        const known = answer && (answer.status !== "Error" || answer.output !== undefined);
+        ends.add({ connid, request, time: Date.now() / 1000, answer: known ? answer : LOST });
       }
     }
   }
@@ -56,7 +71,7 @@ export function show(container, api) {
     }
     if (!api.isAway(envelope)) {
       line.close();
-      complain(String(envelope.result));
+      complain(String(envelope.result), "watch");
     }
     return false;
   }
@@ -65,7 +80,7 @@ export function show(container, api) {
     if (event.event === "started") {
       running.add(event);
     } else if (event.event === "ended") {
-      running.remove(event.connid);
+      running.remove(event.connid, event.request);
       ends.add(event);
     } else if (event.event === "gap") {
       look();
@@ -76,15 +91,17 @@ export function show(container, api) {
   }
 
   function start(fields) {
+    forgetTroubles("start");
     if (!conversation.line.send({ route: "request", ...fields })) {
-      complain("There is no connection at the moment: nothing was started.");
+      complain("There is no connection at the moment: nothing was started.", "gateway");
     }
   }
 
-  // The answer to a start comes at its end, of which the events tell, also whoever was away. Here a refusal is heard.
-  function answered({ status, message, output }) {
-    if (status === "Error" && output === undefined) {
-      complain(message);
+  // The answer to a start comes at its end, of which the events tell, also whoever was away. Here it is heard why nothing began.
+  function answered({ status, message, output, executed, connid }) {
+    const off = executed !== undefined; // there was no answer: what has begun before is told of when there is one
+    if (status === "Error" && output === undefined && !(off && running.has(connid))) {
+      complain(message, off ? "server" : "start");
     }
   }
 

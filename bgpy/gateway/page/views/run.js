@@ -2,7 +2,7 @@
 
 import { chip, h, moment, span } from "../dom.js";
 import { confirm } from "../dialogs.js";
-import { attempt, complain, say } from "../messages.js";
+import { attempt, complain, forgetTroubles } from "../messages.js";
 import { errorView } from "../values.js";
 import { makeOutput, showProgress } from "../output.js";
 import { openPlaceholders } from "./placeholders.js";
@@ -21,7 +21,7 @@ export function openRun(main, ask, session, changed) {
   const heading = h("h1", {}, "Run");
   const state = h("span", { role: "status" });
   const about = h("span", { class: "hint grow" });
-  const stop = h("button", { type: "button", disabled: true, onclick: () => attempt(halt) }, "Stop");
+  const stop = h("button", { type: "button", hidden: true, onclick: () => attempt(halt) }, "Stop");
   const forget = h("button", { type: "button", class: "danger", onclick: () => attempt(drop) }, "Forget");
   const bars = h("div", { class: "stack" });
   const output = makeOutput();
@@ -29,8 +29,11 @@ export function openRun(main, ask, session, changed) {
   const quiet = h("p", { class: "hint" }, "Nothing was written yet.");
   const body = h("div", { class: "stack" });
   main.append(h("header", { class: "row" }, heading, state, about, stop, forget), body);
-  body.append(h("section", { class: "card stack job", "aria-label": "Output" }, h("h2", {}, "Output"), bars, quiet, output.element, ending));
-  const placeholders = openPlaceholders(body, (action, fields) => ask(action, { placeholder: { sessionId: session, ...fields } }), list);
+  const parts = [h("h2", {}, "Output"), bars, quiet, output.element, ending];
+  const outputCard = h("section", { class: "card stack job", "aria-label": "Output" }, parts);
+  body.append(outputCard);
+  const askOne = (action, fields) => ask(action, { placeholder: { sessionId: session, ...fields } });
+  const placeholders = openPlaceholders(body, askOne, list, () => status !== null && status !== "Alive");
   const predicting = openPredicting(body, (fields) => ask("run_model", { model: { sessionId: session, ...fields } }));
   const progress = new Map();
   let status = null;
@@ -47,14 +50,21 @@ export function openRun(main, ask, session, changed) {
   function become(word) {
     status = word;
     state.replaceChildren(chip(...(STATES[word] ?? [word])));
-    stop.disabled = word !== "Alive";
+    stop.hidden = word !== "Alive";
+    stop.disabled = false;
+    outputCard.classList.toggle("calm", word === "Stopped");
     quiet.textContent = word === "Alive" ? "Nothing was written yet." : "It wrote nothing.";
   }
 
   async function halt() {
     stop.disabled = true;
-    say("It is being stopped.");
-    become((await ask("stop", { sessionId: session })).status);
+    state.replaceChildren(chip("stopping", "busy"));
+    let word = status;
+    try {
+      word = (await ask("stop", { sessionId: session })).status;
+    } finally {
+      become(status === "Alive" ? word : status); // its end may have been told meanwhile
+    }
   }
 
   async function drop() {
@@ -66,9 +76,13 @@ export function openRun(main, ask, session, changed) {
   }
 
   function missing() {
-    state.replaceChildren();
-    stop.disabled = forget.disabled = true;
-    body.replaceChildren(h("p", { class: "empty" }, "This run is no longer there: it was forgotten, its time to be kept is over, or its server has ended."));
+    const text = "This run is no longer there: it was forgotten, its time to be kept is over, or its server has ended.";
+    const another = h("a", { class: "button", href: "#runs" }, "Start a new run");
+    state.replaceChildren(chip("gone", "idle"));
+    about.textContent = "";
+    stop.hidden = forget.hidden = true;
+    forgetTroubles(session);
+    body.replaceChildren(h("div", { class: "empty stack" }, h("p", {}, text), h("p", {}, another)));
   }
 
   function hear(message) {
@@ -78,7 +92,7 @@ export function openRun(main, ask, session, changed) {
     const { type, number } = message;
     if (type === "[error]") {
       broken = true;
-      complain(message.message);
+      complain(message.message, session);
     } else if (type.startsWith("[state]:")) {
       finish(message);
     } else if (type === "[status]:FORGOTTEN") {
@@ -117,6 +131,7 @@ export function openRun(main, ask, session, changed) {
   async function subscribe() {
     const answer = await ask("subscribe", { sessionId: session, since: seen });
     broken = false;
+    forgetTroubles(session);
     if (!STATES[answer.status]) {
       missing();
       return;
@@ -132,7 +147,7 @@ export function openRun(main, ask, session, changed) {
     connected: subscribe,
     tell(info) {
       if (info === undefined) {
-        if (!forget.disabled) {
+        if (!forget.hidden) {
           missing();
         }
         return;
@@ -141,9 +156,12 @@ export function openRun(main, ask, session, changed) {
       const times = info.ended ? `ran ${span(info.ended - info.started)}` : `for ${span(Math.max(0, Date.now() / 1000 - info.started))}`;
       about.textContent = [moment(info.started), times, info.files.length > 1 ? `${info.files.length} files` : ""].filter(Boolean).join(" · ");
       if (broken) {
-        attempt(subscribe);
+        attempt(subscribe, session);
       }
     },
-    close: placeholders.close,
+    close() {
+      placeholders.close();
+      forgetTroubles(session);
+    },
   };
 }

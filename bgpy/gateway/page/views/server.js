@@ -103,7 +103,7 @@ function makeScreen(container) {
   const queue = h("section", { class: "card stack" }, h("h2", {}, "Queue"));
   const latency = h("section", { class: "card stack" }, h("h2", {}, "Latency of jobs"));
   const heads = h("tr");
-  const table = h("table", {}, h("thead", {}, heads), body);
+  const table = h("table", { "aria-label": "Workspaces" }, h("thead", {}, heads), body);
   const nodes = makeNodes();
   container.append(
     h("h1", {}, title),

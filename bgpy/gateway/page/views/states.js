@@ -10,6 +10,11 @@ export function jobChip(state) {
   return chip(state.replace("_", " "), JOBS[state] ?? "bad");
 }
 
+/** Tell whether a job is over because somebody wanted it to be: that is no failure. */
+export function wasStopped(state) {
+  return state === "cancelled" || state === "interrupted";
+}
+
 /** Return a chip with how a workspace is: where nothing goes on and its last job did not run through, how that one is. */
 export function workspaceChip({ STATUS, last_state: last }) {
   return STATUS === "EXCEPT" ? jobChip(last ?? "failed") : chip(...(WORKSPACES[STATUS] ?? [STATUS]));

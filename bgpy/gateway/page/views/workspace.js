@@ -2,6 +2,7 @@
 
 import { chip, h } from "../dom.js";
 import { confirm } from "../dialogs.js";
+import { keepDraft, readDraft } from "../drafts.js";
 import { editor } from "../editor.js";
 import { attempt, say } from "../messages.js";
 import { Jobs } from "./jobs.js";
@@ -98,7 +99,7 @@ function showCode(main, ask, name) {
   const buttons = h(
     "fieldset",
     { class: "row" },
-    h("button", { type: "button", class: "primary", onclick: () => attempt(run), "aria-keyshortcuts": "Control+Enter" }, "Run"),
+    h("button", { type: "button", class: "primary", onclick: () => attempt(run, "run"), "aria-keyshortcuts": "Control+Enter" }, "Run"),
     stops,
     h("span", { class: "grow" }),
     h("label", { class: "check" }, clear, "Clear variables first"),
@@ -110,10 +111,10 @@ function showCode(main, ask, name) {
   const draft = `bgpy draft ${name}`;
   const code = editor(place, {
     label: `Python code for ${name}`,
-    text: localStorage.getItem(draft) ?? "",
+    text: readDraft(draft),
     hint: HINT,
-    run: () => attempt(run),
-    changed: (text) => localStorage.setItem(draft, text),
+    run: () => attempt(run, "run"),
+    changed: (text) => keepDraft(draft, text),
   });
 
   async function run() {

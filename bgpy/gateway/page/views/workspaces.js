@@ -29,7 +29,7 @@ export async function show(container, api, place) {
     h("div", { class: "row" }, h("h2", { class: "grow" }, title), create),
     list,
   );
-  const main = h("div", { class: "stack" });
+  const main = h("div", { class: "stack" }, h("p", { class: "empty late" }, "Reading …"));
   container.append(side, main);
   let timer = null;
   let opened = null;
