@@ -281,7 +281,18 @@ def test_elsewhere_ps_tells_the_start_time(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(subprocess, "run", run)
     assert [system.process_start_time(7) for _ in range(3)] == ["Mon Jan  5 10:00:00 2026", None, None]
-    assert commands[0] == ["ps", "-o", "stat=,lstart=", "-p", "7"]
+    assert commands[0] == ["ps", "-o", "stat=", "-o", "lstart=", "-p", "7"]
+
+
+def test_ps_tells_the_same_of_the_same_process(sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LINUX", False)
+    first = system.process_start_time(sleeper.pid)
+    assert first is not None
+    assert len(first.split()) == 5  # Sun Nov 22 15:05:46 2026
+    assert system.process_start_time(sleeper.pid) == first
+    sleeper.kill()
+    sleeper.wait()
+    assert system.process_start_time(sleeper.pid) is None
 
 
 def test_on_a_mac_the_kernel_tells_the_end(sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +320,8 @@ def test_on_a_mac_the_kernel_tells_the_end(sleeper: subprocess.Popen[bytes], mon
     start_time = start_time_of(sleeper)
     assert not system.wait_for_end(sleeper.pid, start_time, 3)
     assert queues[-1].calls == [([(sleeper.pid, -5, 17, 1 << 31)], 0, 0), (None, 1, 3), ("closed", 0, 0)]
+    assert not system.wait_for_end(sleeper.pid, start_time, -1)
+    assert queues[-1].calls[1] == (None, 1, 0)  # the kernel takes no time that has passed
     assert system.wait_for_end(sleeper.pid, start_time, None)
     assert system.wait_for_end(sleeper.pid, "another", 3)
     assert system.wait_for_end(999, start_time, 3)

@@ -39,7 +39,8 @@ def process_start_time(pid: int) -> str | None:
 def _ps_start_time(pid: int) -> str | None:
     import subprocess
 
-    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+    # One column each time: by POSIX, and on macOS, all that follows an equals sign is a heading, commas included.
+    command = ["ps", "-o", "stat=", "-o", "lstart=", "-p", str(pid)]
     line = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}).stdout
     state, _, start = line.strip().partition(" ")
     return None if not start or state.startswith("Z") else start.strip()
@@ -110,7 +111,9 @@ def _wait_without_pidfd(pid: int, start_time: str, timeout: float | None) -> boo
         try:
             event = bsd.kevent(pid, bsd.KQ_FILTER_PROC, bsd.KQ_EV_ADD | bsd.KQ_EV_ONESHOT, bsd.KQ_NOTE_EXIT)
             queue.control([event], 0, 0)
-            return not process_alive(pid, start_time) or bool(queue.control(None, 1, timeout))
+            return not process_alive(pid, start_time) or bool(
+                queue.control(None, 1, None if timeout is None else max(timeout, 0))
+            )
         except ProcessLookupError:
             return True
         finally:
