@@ -26,7 +26,16 @@ from bgpy.system.files import (
 from bgpy.system.following import follow_file
 from bgpy.system.machine import anonymous_memory, boot_name, machine_identity, resident_memory
 from bgpy.system.processes import kill_process, process_alive, process_start_time, wait_for_end
-from bgpy.system.sockets import DONTWAIT, IOV_MAX, make_probe, prepare_listener, prepare_socket, send_parts, wait_socket
+from bgpy.system.sockets import (
+    DONTWAIT,
+    IOV_MAX,
+    make_probe,
+    prepare_listener,
+    prepare_socket,
+    send_parts,
+    socket_pair,
+    wait_socket,
+)
 
 __all__ = [
     "DONTWAIT",
@@ -54,6 +63,7 @@ __all__ = [
     "reset_signals",
     "resident_memory",
     "send_parts",
+    "socket_pair",
     "spawn_detached",
     "user_state_dir",
     "wait_for_end",

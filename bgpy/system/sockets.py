@@ -28,6 +28,15 @@ def prepare_socket(sock: socket.socket) -> None:
         sock.setblocking(False)
 
 
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two sockets that are connected, and hold no small message back: on Windows they are TCP."""
+    pair = socket.socketpair()
+    if pair[0].family == socket.AF_INET:
+        for sock in pair:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return pair
+
+
 def prepare_listener(sock: socket.socket) -> None:
     """
     Let a listener bind a port that its predecessor has just left, and no port that somebody still listens on.

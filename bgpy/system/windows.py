@@ -24,7 +24,7 @@ _SYNCHRONIZE_QUERY_TERMINATE = 0x00100000 | 0x1000 | 0x0001
 _CREATE_NEW_PROCESS_GROUP = 0x00000200  # no Ctrl-C from the parent's console
 _CREATE_BREAKAWAY_FROM_JOB = 0x01000000
 # Not DETACHED_PROCESS: without any console, each console program that the server starts would open a window.
-_CREATE_NO_WINDOW = 0x08000000
+CREATE_NO_WINDOW = 0x08000000
 
 
 def module(name: str) -> Any:
@@ -34,18 +34,29 @@ def module(name: str) -> Any:
 
 def resident_memory() -> int:
     """Tell the working set in bytes."""
+    return _memory_counter(1)
+
+
+def committed_memory() -> int:
+    """Tell how many bytes of memory this process has for itself, in pages or swapped out."""
+    return _memory_counter(6)
+
+
+def _memory_counter(index: int) -> int:
     ctypes = module("ctypes")
-    # PROCESS_MEMORY_COUNTERS: two 32-bit fields (size, page faults), then eight sizes, of which the second is the working set.
-    size = 8 + 8 * ctypes.sizeof(ctypes.c_size_t)
+    # PROCESS_MEMORY_COUNTERS: two 32-bit fields (size, page faults), then eight sizes, of which the working set is the second and
+    # what is committed ("pagefile usage") the seventh.
+    width = ctypes.sizeof(ctypes.c_size_t)
+    size = 8 + 8 * width
     counters = ctypes.create_string_buffer(size)
     ctypes.c_uint32.from_buffer(counters).value = size
     kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
     if not kernel32.K32GetProcessMemoryInfo(ctypes.c_void_p(-1), counters, size):  # -1: this process
         raise ctypes.WinError(ctypes.get_last_error())
-    return int(ctypes.c_size_t.from_buffer(counters, 8 + ctypes.sizeof(ctypes.c_size_t)).value)
+    return int(ctypes.c_size_t.from_buffer(counters, 8 + index * width).value)
 
 
-def _open_process(pid: int, start_time: str | None = None) -> Any:
+def open_process(pid: int, start_time: str | None = None) -> Any:
     """Open a running process, if a start time is given only the one that has it; None when there is none."""
     winapi = module("_winapi")
     try:
@@ -56,13 +67,14 @@ def _open_process(pid: int, start_time: str | None = None) -> Any:
         raise
     # A process that has ended can be opened for as long as anybody holds a handle of it.
     running = winapi.WaitForSingleObject(handle, 0) == _WAIT_TIMEOUT
-    if running and (start_time is None or _start_time(handle) == start_time):
+    if running and (start_time is None or start_time_of(handle) == start_time):
         return handle
     winapi.CloseHandle(handle)
     return None
 
 
-def _start_time(handle: Any) -> str:
+def start_time_of(handle: Any) -> str:
+    """Tell when the process of a handle started, in 100 ns."""
     ctypes = module("ctypes")
     times = [ctypes.c_uint64() for _ in range(4)]  # creation, exit, kernel, user
     kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -73,18 +85,18 @@ def _start_time(handle: Any) -> str:
 
 def process_start_time(pid: int) -> str | None:
     """Tell the start time of a running process in 100 ns, or None."""
-    handle = _open_process(pid)
+    handle = open_process(pid)
     if handle is None:
         return None
     try:
-        return _start_time(handle)
+        return start_time_of(handle)
     finally:
         module("_winapi").CloseHandle(handle)
 
 
 def kill_process(pid: int, start_time: str) -> bool:
     """End that process; False when it is gone."""
-    handle = _open_process(pid, start_time)
+    handle = open_process(pid, start_time)
     if handle is None:
         return False
     try:
@@ -96,7 +108,7 @@ def kill_process(pid: int, start_time: str) -> bool:
 
 def wait_for_end(pid: int, start_time: str, timeout: float | None) -> bool:
     """Wait until that process has ended; False when the time is up first."""
-    handle = _open_process(pid, start_time)
+    handle = open_process(pid, start_time)
     if handle is None:
         return True
     try:
@@ -133,7 +145,7 @@ def spawn(argv: list[str], ready: int, log_fd: int, cwd: str | None, env: dict[s
     subprocess, msvcrt = module("subprocess"), module("msvcrt")
     handle = msvcrt.get_osfhandle(ready)
     module("os").set_handle_inheritable(handle, True)
-    flags = _CREATE_NO_WINDOW | _CREATE_NEW_PROCESS_GROUP
+    flags = CREATE_NO_WINDOW | _CREATE_NEW_PROCESS_GROUP
 
     def start(creationflags: int) -> Popen[bytes]:
         # All three standard handles and a list: the child gets these handles and none of the caller's pipes.

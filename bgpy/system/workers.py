@@ -2,7 +2,7 @@
 Processes that run other people's code: take along all that they start, limit them, and tell how they ended.
 
 On Linux a process can adopt the orphans below it, so that whatever was started there can be found and ended. Elsewhere there is
-the process group (macOS), which reaches fewer of those who want to get away. On Windows there are no such processes yet.
+the process group (macOS), which reaches fewer of those who want to get away, and on Windows the Job Object, which reaches all.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterable
     from typing import Any, NoReturn
 
 WINDOWS = os.name == "nt"
 LINUX = sys.platform == "linux"
+MACOS = sys.platform == "darwin"
 _HAS_POLL = hasattr(select, "poll")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -120,6 +120,10 @@ def reap_child(reaped: Callable[[int, int, int], None], *, wait: bool = False) -
 
 def start_clock() -> Callable[[], float]:
     """Return the clock that `end_younger_than` reads; it stands still where that does nothing."""
+    if WINDOWS:
+        from bgpy.system import job_objects
+
+        return job_objects.start_clock()
     if not LINUX:
         return lambda: 0.0
     import time
@@ -133,9 +137,13 @@ def end_younger_than(begun: float, orphanage: int) -> None:
     Kill what was started below this process since a time of `start_clock`.
 
     `orphanage` is this process or its parent, whichever adopts the orphans of this one, and of no other: all that is young below
-    it is killed. The processes are not collected: whoever started them may still ask for them. Linux only; elsewhere nothing
-    happens.
+    it is killed. The processes are not collected: whoever started them may still ask for them. On Windows the Job Object of this
+    process stands for the orphanage; on macOS nothing happens.
     """
+    if WINDOWS:
+        from bgpy.system import job_objects
+
+        job_objects.end_younger_than(int(begun))
     if not LINUX:
         return
     first = int(begun * os.sysconf("SC_CLK_TCK"))  # the kernel keeps start times in ticks, rounded like this
@@ -207,21 +215,35 @@ def _started_since(pid: int, tick: int) -> bool:
 
 
 def end_group(leader: int) -> None:
-    """Kill a process group, if there is one. The caller makes sure that the number has not been given to another one."""
+    """
+    Kill a process group, if there is one; Windows has none.
+
+    The caller makes sure that the number has not been given to another one.
+    """
+    if WINDOWS:
+        return
     try:
         os.killpg(leader, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass  # all have ended (macOS says it so where only zombies are left)
 
 
-def interrupt_own_group() -> None:
+def end_own_group() -> None:
+    """Kill this process with its group, which it leads. On Windows the others end with the Job Object, when nobody holds it."""
+    end_group(os.getpid())
+    leave(1)
+
+
+def interrupt_own_group(begun: float) -> None:
     """
     Interrupt this process and what it started, as a terminal does.
 
-    On Windows this process alone: without a console there is no such signal for a group.
+    Windows has no such signal for a group without a terminal: this process is interrupted, and what it started since `begun` (a
+    time of `start_clock`) is ended, for whoever waits for it there cannot be interrupted.
     """
     if WINDOWS:
         signal.raise_signal(signal.SIGINT)  # by C, so that it also ends a sleep of the main thread
+        end_younger_than(begun, os.getpid())
     else:
         os.killpg(0, signal.SIGINT)
 
@@ -246,6 +268,10 @@ def hold_interrupts_back() -> None:
 
 def used_address_space() -> int | None:
     """Tell the size in bytes that `limit_memory` is compared with; None where the platform does not tell."""
+    if WINDOWS:
+        from bgpy.system import windows
+
+        return windows.committed_memory()
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -255,17 +281,22 @@ def used_address_space() -> int | None:
 
 def limit_memory(size: int) -> None:
     """
-    Let this process, and each that it starts, have no more than `size` bytes of address space.
+    Let this process, and each that it starts, have no more than `size` bytes of address space (on Windows: of committed memory).
 
-    Raises RuntimeError where there is no such limit (Windows), or less than the process has already.
+    Raises RuntimeError where nothing keeps to such a limit (macOS), or for less than the process has already.
     """
-    if WINDOWS:
-        raise RuntimeError("this platform has no limit of a process's memory")
-    import resource
-
+    if MACOS:
+        raise RuntimeError("macOS does not keep to a limit of a process's memory")  # setrlimit fails there, or is ignored
     used = used_address_space()
     if used is not None and size <= used:
         raise RuntimeError(f"the memory limit of {size:,} bytes is below the {used:,} that an interpreter has from the start")
+    if WINDOWS:
+        from bgpy.system import job_objects
+
+        job_objects.limit_own_memory(size)
+        return
+    import resource
+
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
@@ -302,12 +333,21 @@ def unread_probe(fd: int) -> Callable[[], int]:
 
 def describe_end(status: int) -> str:
     """Say how a process ended, by its wait status: "exit code 3", "signal SIGSEGV"."""
+    return describe_exit(os.waitstatus_to_exitcode(status))
+
+
+def describe_exit(code: int) -> str:
+    """Say the same by an exit code as `subprocess` has it, negative for a signal."""
     if WINDOWS:
-        return f"exit code {status}"
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"exit code {code}"
-    return f"signal {signal_name(-code)}"
+        from bgpy.system import job_objects
+
+        return job_objects.describe_exit(code)
+    return f"exit code {code}" if code >= 0 else f"signal {signal_name(-code)}"
+
+
+def is_crash(how: str) -> bool:
+    """Tell whether the words of `describe_exit` are of C code that failed: all that a want of memory can look like."""
+    return how in ("signal SIGSEGV", "signal SIGABRT", "signal SIGBUS") or how.startswith("exception ")
 
 
 def signal_name(number: int) -> str:
@@ -316,21 +356,6 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return str(number)
-
-
-def spawn_worker(argv: list[str], inherited: list[int], stdout: int, stderr: int) -> subprocess.Popen[bytes]:
-    """
-    Start a worker: a session of its own, no input, and of this process's descriptors only those that are named.
-
-    Raises OSError where the program cannot be started, RuntimeError where such a worker cannot be (Windows).
-    """
-    if WINDOWS:
-        raise RuntimeError("a worker process needs pipes that can be waited for together, which Windows lacks; use a thread")
-    import subprocess
-
-    return subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, pass_fds=inherited, start_new_session=True
-    )
 
 
 class Watch:
@@ -361,12 +386,6 @@ class Watch:
 def leave(code: int) -> NoReturn:
     """End this process at once: no clean-up, no other thread runs on."""
     os._exit(code)
-
-
-def wake_stopped(process: subprocess.Popen[bytes]) -> None:
-    """Let a process go on that has been stopped (SIGSTOP); does nothing to one that runs or has ended, and nothing on Windows."""
-    if not WINDOWS:
-        process.send_signal(signal.SIGCONT)
 
 
 def raise_in_thread(thread: int, error: type[BaseException]) -> bool:

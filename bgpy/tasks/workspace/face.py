@@ -104,7 +104,7 @@ class Workspaces(Face):
         on_crash
             What becomes of queued jobs when the worker dies.
         memory_limit
-            Bytes of address space that the worker may take (POSIX).
+            Bytes of address space that the worker may take (not on macOS).
         max_jobs
             How many jobs are remembered; None is the server's own limit, 10,000.
         exist_ok

@@ -80,7 +80,10 @@ class Runner:
         self._begun = self._clock()
         for stream in (sys.stdout, sys.stderr):
             # Line by line, as in a terminal; and no text that a job prints may fail for the locale's encoding.
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+            # And a line ends the same way everywhere.
+            stream.reconfigure(  # type: ignore[union-attr]
+                encoding="utf-8", errors="backslashreplace", line_buffering=True, newline="\n"
+            )
         self._interpreter = Interpreter(own_process=True)
         SINK.of_process = Sink(self._send_news)
         if hasattr(os, "register_at_fork"):
@@ -236,7 +239,7 @@ class Runner:
             if self._current is None or not (self._current == number or number in self._together) or not self._open:
                 return False
             self._hit = number
-            workers.interrupt_own_group()
+            workers.interrupt_own_group(self._begun)
             return True
 
     def _serve_variables(self, channel: Channel, readers: Readers, shield: Shield) -> None:

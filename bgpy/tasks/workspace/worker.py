@@ -2,7 +2,7 @@
 The process of a ``process`` workspace, started by `bgpy.tasks.workspace.backends.process` as a script.
 
 On Linux it is two: the one that was started adopts whatever the jobs start and lose, runs no code of the user, and ends it all
-when it is told to, or when nobody is left to tell it. Its child is the interpreter. Elsewhere one process is both.
+when it is told to, or when nobody is left to tell it. Its child is the interpreter. Elsewhere it is one process, the interpreter.
 
 A script and no ``-m``, so that what lies in the working directory cannot pass for a module of the standard library.
 """
@@ -29,7 +29,7 @@ import socket
 import struct
 import threading
 
-from bgpy.system import workers
+from bgpy.system import spawning, workers
 
 #: What the reaper says last: the wait status of the interpreter, its peak memory in bytes.
 REPORT = struct.Struct("!iq")
@@ -37,43 +37,43 @@ REPORT = struct.Struct("!iq")
 
 def main(arguments: list[str]) -> int:
     """Set the process up, and run jobs until there are no more to come."""
-    *descriptors, limit, max_size = map(int, arguments)
-    for fd in descriptors:
-        os.set_inheritable(fd, False)
-    *channels, lifeline = descriptors
+    *numbers, limit, max_size = map(int, arguments)
+    *channels, lifeline = spawning.take_inherited(numbers)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if workers.adopt_orphans():
         # SIGCHLD may come at once, so all is prepared before the fork.
-        reaper = Reaper(lifeline)
+        reaper = Reaper(lifeline.fileno())
         pid = os.fork()
         if pid:
-            for fd in channels:
-                os.close(fd)
+            for channel in channels:
+                channel.close()
             workers.leave(reaper.run(pid))
         reaper.undo()
-        os.close(lifeline)
+        lifeline.close()
         workers.die_with_parent(signal.SIGKILL)
         workers.lead_own_group()
     else:
         threading.Thread(target=end_with, args=(lifeline,), name="bgpy-lifeline", daemon=True).start()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=lifeline.close)  # lest the server wait for the children of the dead
     # Not before: the reaper needs nothing of it.
     from bgpy.tasks.workspace.channel import Channel
     from bgpy.tasks.workspace.runner import Runner
 
-    jobs, control, variables = (Channel(socket.socket(fileno=fd), max_size) for fd in channels)
+    jobs, control, variables = (Channel(sock, max_size) for sock in channels)
     runner = Runner(jobs)
     runner.answer(control, variables)
     runner.serve(limit)
     return 0
 
 
-def end_with(lifeline: int) -> None:
+def end_with(lifeline: socket.socket) -> None:
     """Wait for the server to end or to say so, and kill this process and its group. Where there is no reaper."""
     try:
-        os.read(lifeline, 1)
+        lifeline.recv(1)
     except OSError:
         pass  # a broken lifeline is an end too
-    workers.end_group(os.getpid())
+    workers.end_own_group()
 
 
 class Reaper:

@@ -6,15 +6,16 @@ For whoever holds the other ends of a `bgpy.tasks.workspace.runner.Runner`: the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from bgpy.errors import BgpyError
-from bgpy.system import workers
 from bgpy.tasks.workspace.channel import MARK_STDERR, MARK_STDOUT, Channel, Kind, Message
 from bgpy.tasks.workspace.output import Cutter
 from bgpy.tasks.workspace.progress import NEWS
+
+if TYPE_CHECKING:
+    from bgpy.system.streams import Stream
 
 #: Bytes that are read of a pipe at once.
 CHUNK = 65536
@@ -41,8 +42,8 @@ class Hears(Protocol[T]):
 class Pipe:
     """One of the interpreter's two streams, as the reader has it."""
 
-    def __init__(self, fd: int, stream: _Stream, secret: bytes) -> None:
-        self.fd = fd
+    def __init__(self, source: Stream, stream: _Stream, secret: bytes) -> None:
+        self.source = source
         self.stream: _Stream = stream
         self.cutter = Cutter(secret)
         #: The number of the last job whose mark has come.
@@ -58,7 +59,7 @@ class Driver(Generic[U]):
     jobs
         The channel of its jobs.
     stdout, stderr
-        Its two streams; they are made non-blocking.
+        Its two streams.
     secret
         Of its marks, as it told with READY.
     read_end
@@ -69,8 +70,8 @@ class Driver(Generic[U]):
         self,
         hears: Hears[U],
         jobs: Channel,
-        stdout: int,
-        stderr: int,
+        stdout: Stream,
+        stderr: Stream,
         secret: bytes,
         read_end: Callable[[dict[str, Any]], U],
     ) -> None:
@@ -79,9 +80,8 @@ class Driver(Generic[U]):
         #: How a job has broken the channel, where one has.
         self.broken: str | None = None
         self.pipes: dict[int, Pipe] = {}
-        for fd, stream in ((stdout, "stdout"), (stderr, "stderr")):
-            os.set_blocking(fd, False)
-            self.pipes[fd] = Pipe(fd, stream, secret)  # type: ignore[arg-type]
+        for source, stream in ((stdout, "stdout"), (stderr, "stderr")):
+            self.pipes[source.fileno()] = Pipe(source, stream, secret)  # type: ignore[arg-type]
         self._hears = hears
         self._jobs = jobs
         self._read_end = read_end
@@ -106,10 +106,8 @@ class Driver(Generic[U]):
     def finish(self) -> None:
         """Take all that the dead have left."""
         for pipe in self.pipes.values():
-            # All writers are dead. Should one have got away, it shall not keep us: what is there now is what is told.
-            left = workers.unread_probe(pipe.fd)() or 1
-            while left > 0 and self._read_pipe(pipe):
-                left -= CHUNK
+            for data in pipe.source.rest(CHUNK):
+                self._take(pipe, data)
             if held := pipe.cutter.finish():
                 self._tell_output(pipe, held)
         while self.read_jobs():
@@ -118,15 +116,18 @@ class Driver(Generic[U]):
 
     def _read_pipe(self, pipe: Pipe) -> bool:
         try:
-            data = os.read(pipe.fd, CHUNK)
+            data = pipe.source.read(CHUNK)
         except BlockingIOError:
             return True
+        self._take(pipe, data)
+        return bool(data)
+
+    def _take(self, pipe: Pipe, data: bytes) -> None:
         for piece in pipe.cutter.feed(data):
             if isinstance(piece, int):
                 self._take_mark(pipe, piece)
             else:
                 self._tell_output(pipe, piece)
-        return bool(data)
 
     def _tell_output(self, pipe: Pipe, data: bytes) -> None:
         running = self.running

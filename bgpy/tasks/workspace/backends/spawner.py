@@ -5,10 +5,14 @@ The one thread that starts all workers.
 from __future__ import annotations
 
 import queue
-import subprocess
+import socket
 import threading
+from typing import TYPE_CHECKING
 
-from bgpy.system import workers
+from bgpy.system.spawning import spawn_worker
+
+if TYPE_CHECKING:
+    from bgpy.system.spawning import Held
 
 
 class Spawner:
@@ -24,8 +28,8 @@ class Spawner:
         self._thread = threading.Thread(target=self._run, name="bgpy-spawner", daemon=True)
         self._thread.start()
 
-    def spawn(self, argv: list[str], inherited: list[int], stdout: int, stderr: int) -> subprocess.Popen[bytes]:
-        """Start a worker, see `bgpy.system.workers.spawn_worker`. Any thread; raises OSError, RuntimeError after `close`."""
+    def spawn(self, argv: list[str], inherited: list[socket.socket], stdout: int, stderr: int) -> Held:
+        """Start a worker, see `bgpy.system.spawning.spawn_worker`. Any thread; raises OSError, RuntimeError after `close`."""
         if self._closed:
             raise RuntimeError("no worker can be started any more: the workspaces are closed")
         start = _Start(argv, inherited, stdout, stderr)
@@ -53,15 +57,15 @@ class Spawner:
 class _Start:
     """One worker to start."""
 
-    def __init__(self, argv: list[str], inherited: list[int], stdout: int, stderr: int) -> None:
+    def __init__(self, argv: list[str], inherited: list[socket.socket], stdout: int, stderr: int) -> None:
         self._arguments = (argv, inherited, stdout, stderr)
         self.done = threading.Event()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Held | None = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self.process = workers.spawn_worker(*self._arguments)
+            self.process = spawn_worker(*self._arguments)
         except Exception as error:  # noqa: BLE001 - raised again, in the thread that asked
             self.error = error
         finally:

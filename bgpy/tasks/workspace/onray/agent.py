@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from bgpy.system.spawning import take_inherited
 from bgpy.tasks.workspace.channel import Channel, Kind, Message
 from bgpy.tasks.workspace.onray.actor import NAMESPACE, WorkspaceActor, forget_record, read_record
 
@@ -34,8 +35,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|OOM|memory usage threshold|memory mo
 def main(arguments: list[str]) -> int:
     """Connect to Ray, say how that went, and answer until there is nobody to ask."""
     fd, address = int(arguments[0]), arguments[1]
-    os.set_inheritable(fd, False)
-    channel = Channel(socket.socket(fileno=fd))
+    channel = Channel(take_inherited([fd])[0])
     try:
         agent = Agent(address)
     except BaseException as error:  # noqa: BLE001 - Ray raises what it likes, SystemExit included; all of it is the answer

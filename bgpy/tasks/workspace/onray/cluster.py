@@ -107,7 +107,7 @@ class _Agent:
         arguments = [sys.executable, entry.__file__, "agent", str(theirs.fileno()), address]
         try:
             # Its words go where the server's own go.
-            self._process = spawner.spawn(arguments, [theirs.fileno()], 2, 2)
+            self._process = spawner.spawn(arguments, [theirs], 2, 2)
         except BaseException:
             self._channel.close()
             raise

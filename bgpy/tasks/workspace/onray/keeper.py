@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from bgpy.errors import BgpyError
 from bgpy.system import process_start_time, workers
+from bgpy.system.streams import PipeStream
 from bgpy.tasks.workspace.backends import Outcome
 from bgpy.tasks.workspace.backends.driver import Driver
 from bgpy.tasks.workspace.channel import Channel, Kind, Message, close_call, take_call
@@ -89,7 +90,9 @@ class Keeper:
         threading.Thread(target=self._accept, name="bgpy-accept", daemon=True).start()
         message = self._jobs.receive()
         if message is not None:
-            driver = self._driver = Driver(self, self._jobs, stdout, stderr, message.fields["secret"], take_outcome)
+            driver = self._driver = Driver(
+                self, self._jobs, PipeStream(stdout), PipeStream(stderr), message.fields["secret"], take_outcome
+            )
             self._ready.set()
             self._drive(driver, stdout, stderr)
         self._end(self._driver)
