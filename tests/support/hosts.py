@@ -21,6 +21,9 @@ _TIMEOUT = 10.0
 #: A result that the server sends by a thread of its own, and does not keep.
 LARGE = 4 << 20
 
+#: What a prediction fails with where there is no model.
+NO_MODEL = {"type": "bgpy.errors.ModelNotFoundError", "message": "No model is deployed in workspace 'w'.", "traceback": ""}
+
 
 def description(path: str, version: int, device: str = "/cpu:0") -> dict[str, Any]:
     """Return what is told of a model."""
@@ -45,6 +48,8 @@ class ModelBackend(ScriptedBackend):
         #: The path that it cannot load.
         self.missing = "missing"
         self.deployed: dict[str, Any] | None = None
+        #: Whether predictions fail where nothing is deployed.
+        self.forgets = False
         #: The error of all predictions, None where they run.
         self.fails_with: dict[str, Any] | None = None
 
@@ -60,6 +65,8 @@ class ModelBackend(ScriptedBackend):
     def _outcome(self, order: Order, argument: Any) -> Outcome:
         assert order.host == HOST
         argument = argument.open() if isinstance(argument, Packed) else argument
+        if order.kind == "predict" and self.forgets and self.deployed is None:
+            return Outcome("failed", None, NO_MODEL)
         self.arguments.append((order.kind, argument))
         if order.kind == "predict":
             return self._predict(argument) if self.fails_with is None else Outcome("failed", None, self.fails_with)
@@ -103,6 +110,8 @@ class ModelBackends(Backends):
     ----------
     gate, missing
         Those of the next replicas.
+    forgets
+        That of the next interpreters.
     survivors
         Interpreters that another server has left, by the home of their workspace: their models are found again.
     """
@@ -111,11 +120,13 @@ class ModelBackends(Backends):
         super().__init__()
         self.gate: threading.Event | None = None
         self.missing = "missing"
+        self.forgets = False
         self.survivors: dict[str | None, ModelBackend] = {}
         self.homes: dict[str | None, ModelBackend] = {}
 
     def make(self, options: Options, listener: Listener) -> ScriptedBackend:
         made = ModelBackend(listener, self.abilities, self.fails, self.ready)
+        made.forgets = self.forgets
         if options.replica_of is not None:
             made.gate, made.missing = self.gate, self.missing
         survivor = self.survivors.pop(options.home, None)

@@ -17,6 +17,10 @@ from bgpy.tasks.workspace.workspace import Workspace
 Bounds = tuple[int, int, float]
 
 
+#: Changes whose end somebody may wait for while a replica takes its time; the oldest is then told that it goes on.
+MAX_CHANGES = 100
+
+
 class Change:
     """
     A deploy, an update or an undeploy of all replicas, for `answer_at_end`: a job that runs until all are done.

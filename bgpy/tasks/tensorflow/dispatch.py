@@ -9,20 +9,19 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-from bgpy.errors import BgpyError, OverloadedError, RefusedError, SerializationError, StoreError
+from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.schema import checker
 from bgpy.tasks.tensorflow import commands
-from bgpy.tasks.tensorflow.catalog import Catalog
 from bgpy.tasks.tensorflow.changes import Bounds
+from bgpy.tasks.tensorflow.ends import End, Fields, Make, Prediction, prediction
 from bgpy.tasks.tensorflow.fleet import Fleet
 from bgpy.tasks.tensorflow.readings import HOST, with_node
 from bgpy.tasks.tensorflow.replicas import IDLE_TIME, MAX_REPLICAS
 from bgpy.tasks.tensorflow.replicated import ReplicatedModel
-from bgpy.tasks.workspace.answering import Pushed, answer_at_end, refused
+from bgpy.tasks.workspace.answering import answer_at_end, refused
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.dispatch import dispatch as dispatch_to_workspaces
 from bgpy.tasks.workspace.dispatch import job_result
@@ -33,10 +32,6 @@ from bgpy.tasks.workspace.workspace import Workspace
 _OWN = [command.name for command in commands.OWN]
 _CHECKS = {command.name: checker(command) for command in (*commands.OWN, *commands.HIDDEN)}
 _NUMBERS = ("replicas", "min_replicas", "max_replicas")
-
-Fields = dict[str, Any]
-#: Makes what an answer tells beside what it tells of any job, from the state and the value.
-Make = Callable[[JobState, Value | None], dict[str, Any]]
 
 
 def dispatch(fleet: Fleet, client_socket: ClientSocket, message: Mapping[str, Any]) -> None:
@@ -185,28 +180,14 @@ def _ask_model(
     argument: dict[str, Any],
     make: Make,
 ) -> None:
-    """Queue a prediction, in whosever words. Of these there may be thousands a second: the store does not keep them."""
+    """Queue a prediction, in whosever words."""
     packed, model = Packed.of(argument), fleet.find(workspace)
     if model is None:
-        _push(workspace, fleet, client_socket, fields, _prediction(workspace, fleet, packed), make)
+        _push(workspace, fleet, client_socket, fields, prediction(workspace, fleet.catalog, packed), make)
         return
-    for left in reversed(range(MAX_REPLICAS)):
-        replica = model.choose(argument.get("version"))
-        home = replica.home if isinstance(replica.home, Workspace) else workspace
-        end = _End(home, fleet.catalog, make, partial(model.release, replica))
-        try:
-            end.push(_prediction(home, fleet, packed), client_socket, fields)
-        except BgpyError as error:
-            model.release(replica)
-            if type(error) is not RefusedError or home is workspace or not left:
-                raise
-            continue  # it has just been destroyed, and will not be chosen again
-        end.answer(client_socket, fields)  # not above: what is refused here is queued, and released at its end
-        return
-
-
-def _prediction(workspace: Workspace, fleet: Fleet, packed: Packed) -> Call:
-    return Call(HOST, "predict", packed, batch=fleet.catalog.max_batch(workspace), kept=False)
+    end = Prediction(model, fleet.catalog, make, fields, packed)
+    end.send(getattr(client_socket, "identity", None))
+    end.answer(client_socket)
 
 
 def _push(
@@ -217,54 +198,9 @@ def _push(
     call: Call,
     make: Make,
 ) -> None:
-    end = _End(workspace, fleet.catalog, make)
-    end.push(call, client_socket, fields)
-    end.answer(client_socket, fields)
-
-
-class _End(Pushed):
-    """The end of one job, on its way to the catalog and to whoever waits for it."""
-
-    def __init__(
-        self, workspace: Workspace, catalog: Catalog, make: Make, release: Callable[[JobRecord], object] | None = None
-    ) -> None:
-        super().__init__(workspace)
-        self._release = release
-        self._catalog = catalog
-        self._make = make
-        self._begun = time.monotonic()
-        self._number = -1
-
-    def push(self, call: Call, client_socket: ClientSocket, fields: Fields) -> None:
-        """Queue the job."""
-        self._number = self.workspace.call(
-            call,
-            fields.get("path", ""),
-            time_limit=fields.get("time_limit"),
-            identity=getattr(client_socket, "identity", None),
-            then=self.note,
-        )
-
-    def answer(self, client_socket: ClientSocket, fields: Fields) -> None:
-        """Have the client answered at the job's end, or when it has waited for as long as it wants to."""
-        answer_at_end(self, client_socket, self._number, fields["timeout"], self.make, self._begun)
-
-    def note(self, record: JobRecord) -> None:
-        """Take the end as soon as it is known."""
-        self._catalog.ended(self.workspace, record)
-        if self._release is not None:
-            self._release(record)
-        super().note(record)
-
-    def make(self, record: JobRecord, waited: float) -> dict[str, Any]:
-        """Make the answer."""
-        told = {**job_result(record, waited), **self._make(record.state, record.value)}
-        if record.kind == "predict":
-            told["name"] = self.workspace.name
-        else:
-            # Whoever has this answer may ask at once what is deployed: it must not be faster than the word to the catalog.
-            self._catalog.ended(self.workspace, record)
-        return told
+    end = End(workspace, fleet.catalog, make, fields)
+    end.push(call, getattr(client_socket, "identity", None))
+    end.answer(client_socket)
 
 
 def _nothing(state: JobState, value: Value | None) -> dict[str, Any]:

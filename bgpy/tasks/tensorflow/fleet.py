@@ -37,6 +37,7 @@ class Fleet:
         self._models: dict[str, ReplicatedModel] = {}
         self.closed = False
         workspaces.when_destroyed.append(self._destroyed)
+        workspaces.when_died.append(self._died)
 
     def find(self, workspace: Workspace) -> ReplicatedModel | None:
         """Return the model of a workspace, where it has replicas."""
@@ -110,6 +111,12 @@ class Fleet:
         model = self.find(workspace)
         if model is not None:
             model.dissolve()
+
+    def _died(self, workspace: Workspace) -> None:
+        """Have a model looked after one of whose replicas has lost its interpreter, or is gone."""
+        model = self._models.get(workspace.options.replica_of or workspace.name)
+        if model is not None:
+            model.wake()
 
     def shut(self) -> None:
         """Begin to close: nothing is mended any more, and whoever waits for a load is told. Does not block."""

@@ -40,6 +40,11 @@ def misses_model(record: JobRecord | None) -> bool:
     return error is not None and error["type"] == _NO_MODEL and error["message"].startswith(_NONE_DEPLOYED)
 
 
+def has_not_run(record: JobRecord) -> bool:
+    """Tell whether a prediction can go to another replica: its worker died before its turn, or was a new one without a model."""
+    return (record.state is JobState.ABORTED and record.started is None) or misses_model(record)
+
+
 def description_in(record: JobRecord) -> dict[str, Any] | None:
     """Return what the end of a job tells of the model, None where it tells of none."""
     known = record.value.json if record.state is JobState.DONE and record.value is not None else None

@@ -289,13 +289,24 @@ class Group:
         pool = [each for each in self.replicas if each.serves()]
         if version is not None:
             pool = [each for each in pool if each.load is not None and str(each.load.version) == version.lstrip("0")] or pool
-        pool = pool or [each for each in self.replicas if each.state is State.LOADING and each.queued] or [self.first]
-        chosen = min(pool, key=lambda each: (each.waiting, each.turn))
+        chosen = min(pool or self._loading() or [self.first], key=lambda each: (each.waiting, each.turn))
         self._turns += 1
         chosen.turn = self._turns
         chosen.waiting += 1
         self._weigh(now)
         return chosen
+
+    def can_take(self) -> bool | None:
+        """Tell whether `choose` finds a replica that has the model, or will have loaded it; None: not yet, but soon."""
+        if self._loading() or any(each.serves() for each in self.replicas):
+            return True
+        staying = [each for each in self.replicas if each.state is not State.LEAVING]
+        coming = any(each.state is State.LOADING or each.error is None for each in staying)
+        return None if self.target is not None and coming else False
+
+    def _loading(self) -> list[Replica]:
+        """Return those behind whose load a prediction can wait."""
+        return [each for each in self.replicas if each.state is State.LOADING and each.queued]
 
     def release(self, replica: Replica, now: float) -> None:
         """Take note that a prediction has ended."""

@@ -14,15 +14,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bgpy.errors import BgpyError
-from bgpy.tasks.tensorflow.changes import Bounds, Change
+from bgpy.tasks.tensorflow.changes import MAX_CHANGES, Bounds, Change
 from bgpy.tasks.tensorflow.readings import HOST, bounds_in, description_in, load_in, misses_model, recall, why, with_node
 from bgpy.tasks.tensorflow.replicas import Fill, Group, Load, Remove, Replica, Steps
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.jobs import Identity, JobRecord, JobState
+from bgpy.tasks.workspace.line import MAX_WAITING
 from bgpy.tasks.workspace.values import Packed
 from bgpy.tasks.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
+    from bgpy.tasks.tensorflow.ends import Prediction
     from bgpy.tasks.tensorflow.fleet import Fleet
 
 
@@ -45,6 +47,7 @@ class ReplicatedModel:
         self._again = False
         self._timer: _Timer | None = None
         self._changes: list[Change] = []
+        self._lost: list[Prediction] = []
         self._time_limit: float | None = None  # of each load, as the last request had it
         known = fleet.catalog.describe(home)
         if known is not None:
@@ -74,6 +77,15 @@ class ReplicatedModel:
                 replica.take(None)
             self._look_after(now)
 
+    def take_lost(self, prediction: Prediction) -> bool:
+        """Have a prediction that its replica has not run sent on; returns False where it cannot be. Does not block."""
+        with self._lock:
+            if self._fleet.closed or len(self._lost) >= MAX_WAITING:
+                return False
+            self._lost.append(prediction)
+            self._wake()
+        return True
+
     # What all shall have.
 
     def change(
@@ -101,9 +113,12 @@ class ReplicatedModel:
             return next((each for each in self._changes if each.number == known), self.home), known
         change, first = Change(self.home, bounds), self._group.first
         with self._lock:
-            self._changes.append(change)
+            late = next((each for each in self._changes if each.begun), None) if len(self._changes) >= MAX_CHANGES else None
+            self._changes = [*(each for each in self._changes if each is not late), change]
             self._time_limit = time_limit
             target, lost = self._group.target, not first.has_model() and not first.queued
+        if late is not None:  # a replica hangs: who waits for the oldest is told that it goes on
+            late.tell()
         self._fleet.keep(self)
         if kind == "update" and target is not None and lost:
             self._load(first, self.home, target, target.steps(None))  # there is nothing yet that could have new weights
@@ -168,11 +183,14 @@ class ReplicatedModel:
         }
 
     def tell_all(self) -> None:
-        """Tell whoever waits for a change that the server ends."""
+        """Tell whoever waits for a change, or for a prediction without a replica, that the server ends."""
         with self._lock:
             changes, self._changes = self._changes, []
+            lost, self._lost = self._lost, []
         for change in changes:
             change.tell()
+        for prediction in lost:
+            prediction.end()
 
     # What happens; called by the ends of jobs, and must not block.
 
@@ -261,8 +279,22 @@ class ReplicatedModel:
                     self._remove(each.replica)
                 else:
                     self._fill(each)
+            self._send_on()
         for change in over:
             change.tell(over=True)
+
+    def _send_on(self) -> None:
+        """Give what lost its replica to another one: as soon as one has the model, or is about to."""
+        with self._lock:
+            able = self._group.can_take()
+            if able is None:
+                return
+            lost, self._lost = self._lost, []
+        for prediction in lost:
+            if able:
+                prediction.send_on()
+            else:
+                prediction.end()
 
     def _take_over(self) -> list[Change]:
         """Return the changes that are over; where no replicas are left, the model is one like any other."""

@@ -108,19 +108,25 @@ class Pushed:
         for then in waiting:
             then(record)
 
+    def place(self, number: int | None) -> tuple[Workspace, int | None]:
+        """Return where the job is that was pushed with this number."""
+        return self.workspace, number
+
     def record(self, number: int | None) -> JobRecord:
         """See `Awaited`."""
         if self._ended is None:
+            workspace, number = self.place(number)
             try:
-                return self.workspace.record(number)
+                return workspace.record(number)
             except RefusedError:  # it is gone already, and its end on the way here
-                return JobRecord("", number or 0, "", "", state=JobState.RUNNING)
+                return JobRecord(workspace.name, number or 0, "", "", state=JobState.RUNNING)
         return self._ended
 
     def saved_state(self, number: int) -> JobState:
         """See `Awaited`."""
         try:
-            return self.workspace.saved_state(number)
+            workspace, now = self.place(number)
+            return workspace.saved_state(number if now is None else now)
         except RefusedError:
             return self.record(number).state
 

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bgpy.errors import StoreError
 from bgpy.serving.deadlines import Deadlines
 from bgpy.tasks.workspace.backends import Backend, Listener
 from bgpy.tasks.workspace.queue import MAX_JOBS
 from bgpy.tasks.workspace.store import Store
+
+if TYPE_CHECKING:
+    from bgpy.tasks.workspace.workspace import Workspace
 
 #: Seconds that a commit may take before whoever waits for it is told that the store hangs.
 STORE_TIMEOUT = 60.0
@@ -64,6 +67,8 @@ class Means(NamedTuple):
     deadlines: Deadlines
     #: Makes a backend, not started yet; raises RefusedError where there is none of that type.
     make_backend: Callable[[Options, Listener], Backend]
+    #: Called with a workspace whose worker has died, for whoever had something in it; must not block.
+    tell_death: Callable[[Workspace], object] = lambda workspace: None
 
 
 class Gate:

@@ -302,11 +302,11 @@ class JobQueue(Standing):
             self._end(each, self._turn.end_of(its_outcome), now)
         self._advance(now, ended=ended)
 
-    def died(self, reason: str, memory: bool, now: float) -> None:
-        """Take note that the worker has died, asked for or not: the running job ends, a fresh worker follows."""
+    def died(self, reason: str, memory: bool, now: float) -> bool:
+        """Take note that the worker has died, asked for or not: the running job ends; returns whether a fresh one may follow."""
         self._worker = Worker.NONE
         if self._closed:
-            return
+            return False
         self.restarts += 1
         self._announce("worker_died", self._turn.first, reason=reason, memory=memory, restarts=self.restarts)
         ended = list(self._turn.numbers) if self._turn.is_with_worker else []
@@ -320,6 +320,7 @@ class JobQueue(Standing):
             # A worker that died unused may do so again at once, and again: it waits for who needs it.
             self.want_worker()
         self._advance(now, ended=ended)
+        return True
 
     def time_passed(self, number: int, now: float) -> None:
         """Take note that the time of a `SetTimer` is over: an `Interrupt` comes out, and after the grace a `Kill`."""

@@ -323,8 +323,10 @@ class Workspace:
             ear.death = reason, memory
             if ear is not self._ear:
                 return  # it has not been taken into service yet, or is out of it
-            self._note_death(reason, memory)
+            goes_on = self._note_death(reason, memory)
         self._perform()
+        if goes_on:
+            self._means.tell_death(self)
 
     def time_passed(self, number: int) -> None:
         """Take the end of a job's time. For the thread of the deadlines."""
@@ -472,23 +474,21 @@ class Workspace:
         self._abilities = abilities
         self._queue.can_kill = abilities.kill
 
-    def _note_death(self, reason: str, memory: bool) -> None:
+    def _note_death(self, reason: str, memory: bool) -> bool:
         assert self._backend is not None
         self._supply.retire(self._backend)
         self._backend = self._ear = None
-        self._queue.died(reason, memory, time.time())
+        goes_on = self._queue.died(reason, memory, time.time())
         self._absorb()
         self._changed.notify_all()
+        return goes_on
 
     def wait_for_backend(self, deadline: float) -> Backend:
         """Return the worker in service, a fresh one where that died; raises RefusedError where there is none in time."""
         self._tell(self._queue.want_worker)
         with self._changed:
-            came = self._changed.wait_for  # a worker, or word that none comes
-            came(
-                lambda: self._closed or self._backend is not None or self._queue.lacks_worker(),
-                max(deadline - time.monotonic(), 0.0),
-            )
+            left = max(deadline - time.monotonic(), 0.0)
+            self._changed.wait_for(lambda: self._closed or self._backend is not None or self._queue.lacks_worker(), left)
             self._check_open()
             if self._backend is None:
                 why = f"could not be started: {self._start_failure}" if self._queue.lacks_worker() else "is not ready"

@@ -88,7 +88,8 @@ class Workspaces:
             store = SqliteStore(store, synchronous=synchronous)
         self._store = store
         self._max_jobs = max_jobs
-        self._means = Means(store, not isinstance(store, MemoryStore), Deadlines(), make_backend or self._backends.make)
+        keeps = not isinstance(store, MemoryStore)
+        self._means = Means(store, keeps, Deadlines(), make_backend or self._backends.make, self._tell_death)
         self._unkept = self._means._replace(store=MemoryStore(), keeps=False)
         self._began = time.time()
         self._lock = threading.Lock()
@@ -100,6 +101,8 @@ class Workspaces:
         self._closed = False
         #: Called with a workspace that is about to be destroyed; may destroy others first.
         self.when_destroyed: list[Callable[[Workspace], object]] = []
+        #: Called with a workspace whose worker has died, or which has been destroyed; from whatever thread, and must not block.
+        self.when_died: list[Callable[[Workspace], object]] = []
         try:
             self._take_up(store.load(KEPT_OUTPUT))
         except BaseException:
@@ -207,6 +210,11 @@ class Workspaces:
                 with self._lock:
                     if self._workspaces.get(workspace.name) is workspace:
                         del self._workspaces[workspace.name]
+                self._tell_death(workspace)
+
+    def _tell_death(self, workspace: Workspace) -> None:
+        for tell in self.when_died:
+            tell(workspace)
 
     def switch_on(self) -> None:
         """Undo `switch_off`."""

@@ -144,6 +144,7 @@ class Swift:
         self.on = True
         self.name = "w"
         self.when_destroyed: list[Any] = []
+        self.when_died: list[Any] = []
         self.options = Options()
         self.worker = self
         self._ended = ended

@@ -264,8 +264,7 @@ def test_a_replica_that_is_destroyed_is_made_again(three: Desk) -> None:
 def test_a_model_that_an_interpreter_has_lost_is_loaded_again(three: Desk) -> None:
     error = {"type": "bgpy.errors.ModelNotFoundError", "message": "No model is deployed in workspace 'w'.", "traceback": ""}
     three.of("w.2").fails_with = error
-    states = [three.run("predict")["state"] for _ in range(3)]
-    assert sorted(states) == ["done", "done", "failed"]
+    assert {three.run("predict")["state"] for _ in range(3)} == {"done"}
     three.of("w.2").fails_with = None
     wait_for(three)
     assert len(loads(three.of("w.2"))) == 2
