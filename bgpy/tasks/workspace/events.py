@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from time import monotonic
 from typing import Any
@@ -19,6 +19,7 @@ MAX_TEXT = 8 << 20
 MAX_JOINED = 64 << 10
 #: Seconds in which a watcher that has got output gets no more of it by itself: what is written meanwhile comes as one.
 PAUSE = 0.02
+_NO_DETAILS: Mapping[str, Any] = {}
 
 
 class EventLog:
@@ -29,10 +30,11 @@ class EventLog:
     """
 
     def __init__(self, max_events: int = MAX_EVENTS, max_text: int = MAX_TEXT) -> None:
-        lock = threading.Lock()
-        self._changed = threading.Condition(lock)
-        self._other = threading.Condition(lock)  # told of what is no output
-        self._events: deque[tuple[dict[str, Any], int]] = deque()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._other = threading.Condition(self._lock)  # told of what is no output
+        #: Event, number, time, job, details, and how many characters of text those have: most events are read by nobody.
+        self._events: deque[tuple[str, int, float, int | None, Mapping[str, Any], int]] = deque()
         self._max_events = max_events
         self._max_text = max_text
         self._text = 0
@@ -43,26 +45,26 @@ class EventLog:
         #: Whether nothing follows.
         self.closed = False
 
-    def add(self, event: str, job: int | None, time: float, details: Mapping[str, Any] | None = None) -> None:
+    def add(self, event: str, job: int | None, time: float, details: Mapping[str, Any] = _NO_DETAILS) -> None:
         """Append an event and wake all watchers."""
-        details = details or {}
-        size = _text_size(details)
-        with self._changed:
-            self.last += 1
-            self._events.append(({"event": event, "number": self.last, "time": time, "job": job, **details}, size))
+        size = _text_size(details) if details else 0
+        events = self._events
+        with self._lock:
+            self.last = number = self.last + 1
+            events.append((event, number, time, job, details, size))
             self._text += size
-            while len(self._events) > self._max_events or (self._text > self._max_text and len(self._events) > 1):
-                _, oldest = self._events.popleft()
-                self._text -= oldest
+            while len(events) > self._max_events or (self._text > self._max_text and len(events) > 1):
+                self._text -= events.popleft()[-1]
+            if event != "output":
+                self._last_other = number
             if self._watched:
                 self._changed.notify_all()
-            if event != "output":
-                self._last_other = self.last
-                self._other.notify_all()
+                if event != "output":
+                    self._other.notify_all()
 
     def close(self) -> None:
         """Wake all watchers for the last time."""
-        with self._changed:
+        with self._lock:
             self.closed = True
             self._changed.notify_all()
             self._other.notify_all()
@@ -73,42 +75,42 @@ class EventLog:
 
         A `since` that this log has not reached comes from before a restart: all of this log follows, behind a gap.
         """
-        with self._changed:
+        with self._lock:
             return Watcher(self, self.last if since is None else since)
 
     def read(self, after: int, time: float) -> tuple[list[dict[str, Any]], int]:
         """Return what follows number `after`, behind a gap where the log does not reach back, and the last number of it all."""
-        with self._changed:
-            return self._read(after, time)
-
-    def wait(self, after: int, timeout: float) -> bool:
-        """Wait for an event behind number `after`, or for the end; returns whether one came in time."""
-        with self._changed:
-            self._watched += 1
-            try:
-                return self._changed.wait_for(lambda: self.last != after or self.closed, timeout)
-            finally:
-                self._watched -= 1
-
-    def pause(self, after: int, timeout: float) -> None:
-        """Wait for an event behind number `after` that is no output, for the end, or for the end of the time."""
-        with self._changed:
-            self._other.wait_for(lambda: self._last_other > after or self.closed, timeout)
-
-    def _read(self, after: int, time: float) -> tuple[list[dict[str, Any]], int]:
-        if after == self.last:
-            return [], after
-        first = self.last - len(self._events) + 1
-        events = []
-        if after > self.last:
+        with self._lock:
+            last = self.last
+            first = last - len(self._events) + 1
+            # From the end: usually one event is new, and the log is long.
+            new = [*islice(reversed(self._events), last - after if after <= last else last)]
+        events: list[dict[str, Any]] = []
+        if after > last:
             events.append({"event": "gap", "number": 0, "time": time, "job": None, "missed": None})
             after = 0
         if after + 1 < first:
             events.append({"event": "gap", "number": first - 1, "time": time, "job": None, "missed": [after + 1, first - 1]})
-            after = first - 1
-        # From the end: usually one event is new, and the log is long.
-        new = [event for event, _ in islice(reversed(self._events), self.last - after)]
-        return events + new[::-1], self.last
+        for event, number, happened, job, details, _ in reversed(new):
+            events.append({"event": event, "number": number, "time": happened, "job": job, **details})
+        return events, last
+
+    def wait(self, after: int, timeout: float) -> bool:
+        """Wait for an event behind number `after`, or for the end; returns whether one came in time."""
+        with self._lock:
+            return self._wait_at(self._changed, lambda: self.last != after or self.closed, timeout)
+
+    def pause(self, after: int, timeout: float) -> None:
+        """Wait for an event behind number `after` that is no output, for the end, or for the end of the time."""
+        with self._lock:
+            self._wait_at(self._other, lambda: self._last_other > after or self.closed, timeout)
+
+    def _wait_at(self, condition: threading.Condition, came: Callable[[], bool], timeout: float) -> bool:
+        self._watched += 1
+        try:
+            return condition.wait_for(came, timeout)
+        finally:
+            self._watched -= 1
 
 
 class Watcher:
@@ -173,7 +175,7 @@ def _is_more_of(held: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
 
 def _close(joined: list[dict[str, Any]], texts: list[str]) -> None:
     if len(texts) > 1:
-        joined[-1] = {**joined[-1], "text": "".join(texts)}  # a copy: the log is every watcher's
+        joined[-1]["text"] = "".join(texts)
 
 
 def _text_size(details: Mapping[str, Any]) -> int:

@@ -45,6 +45,7 @@ def test_a_gap_says_what_the_log_has_no_more() -> None:
 def test_a_number_from_before_a_restart_is_behind_a_gap() -> None:
     assert numbers(log_of(2), 50) == [("gap", 0), ("progress", 1), ("progress", 2)]
     assert numbers(EventLog(), 50) == [("gap", 0)]
+    assert numbers(log_of(10, max_events=2), 50) == [("gap", 0), ("gap", 8), ("progress", 9), ("progress", 10)]
 
 
 def test_a_flood_of_text_takes_the_place_of_what_is_old() -> None:
