@@ -25,7 +25,8 @@ class Deadlines:
     """Call `expire` of what is not settled in time. Thread-safe; the thread starts with the first deadline."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._heap: list[tuple[float, int, Expiring]] = []
         self._count = 0
         self._compact_at = 64
@@ -34,7 +35,7 @@ class Deadlines:
 
     def add(self, item: Expiring, timeout: float) -> None:
         """Let `item` expire in `timeout` seconds."""
-        with self._changed:
+        with self._lock:
             self._count += 1
             entry = (time.monotonic() + timeout, self._count, item)
             heapq.heappush(self._heap, entry)
@@ -46,12 +47,12 @@ class Deadlines:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="bgpy-deadlines", daemon=True)
                 self._thread.start()
-            if self._heap[0] is entry:  # else the thread wakes early enough
+            if self._heap and self._heap[0] is entry:  # else the thread wakes early enough, or the item is settled meanwhile
                 self._changed.notify()
 
     def close(self) -> list[Expiring]:
         """End the thread and return what was pending."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             pending = [entry[2] for entry in self._heap if not entry[2].settled]
             self._heap = []
@@ -62,7 +63,7 @@ class Deadlines:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 if self._closed:
                     return
                 now = time.monotonic()

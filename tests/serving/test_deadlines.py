@@ -141,3 +141,13 @@ def test_what_is_settled_goes_as_soon_as_the_thread_looks(deadlines: Deadlines) 
     assert due.expired.wait(30)
     with deadlines._changed:
         assert not deadlines._heap
+
+
+def test_what_is_settled_when_it_is_added_may_be_the_only_one(deadlines: Deadlines) -> None:
+    settled = Item()
+    settled.settled = True
+    for _ in range(1000):
+        deadlines.add(settled, HOUR)
+    item = Item()
+    deadlines.add(item, 0.001)
+    assert item.expired.wait(30)
