@@ -5,6 +5,7 @@ The sockets of a server: the one that listens, and what a task gets of its clien
 from __future__ import annotations
 
 import errno
+import math
 import socket
 from collections.abc import Callable
 from typing import Protocol
@@ -176,18 +177,19 @@ class ClientSocket:
         if more:
             self.parts += 1
 
-    def defer(self, timeout: float = 3600.0) -> None:
+    def defer(self, timeout: float | None = 3600.0) -> None:
         """
         Let the task return without a response: whoever finishes the work responds, from any thread.
 
-        Only in a task marked with `bgpy.concurrent`. After `timeout` seconds the client gets NoResponseError.
+        Only in a task marked with `bgpy.concurrent`. After `timeout` seconds the client gets NoResponseError; None where the task
+        has seen to it that somebody responds in any case, also when the server ends.
 
         Raises ResponseError in any other task: its state could not go on.
         """
         if not self.deferrable:
             self.failure = ResponseError("Only a task that is marked with @bgpy.concurrent may defer its response")
             raise self.failure
-        self.deferred = timeout
+        self.deferred = math.inf if timeout is None else timeout
 
     def when_ending(self, wake: Callable[[], object]) -> None:
         """

@@ -4,6 +4,7 @@ The tasks of a server and their state: what runs a request, in which order, and 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -54,12 +55,14 @@ class Service:
         self.started = time.time()
         self._tasks: TaskSet | None = None
         self._state: Any = None
-        self._counts = threading.Condition()
+        self._counts = threading.Lock()
+        self._idle = threading.Condition(self._counts)  # no concurrent task runs any more
         self._failed = 0
         self._failures: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED_FAILURES)
         self._concurrent = 0
         self._concurrent_requests = 0
         self._closing = False
+        self._end_awaited = False
         #: What the init task wants called when the end begins.
         self._wake: list[Callable[[], object]] = []
 
@@ -159,7 +162,8 @@ class Service:
     def wait_for_concurrent(self, timeout: float) -> bool:
         """Wait until no concurrent task runs; blocks. Returns whether that came in time."""
         with self._counts:
-            return self._counts.wait_for(lambda: not self._concurrent, max(timeout, 0))
+            self._end_awaited = True
+            return self._idle.wait_for(lambda: not self._concurrent, max(timeout, 0))
 
     def status(self) -> dict[str, Any]:
         """Return what `Client.status` shows of this service."""
@@ -207,11 +211,12 @@ class Service:
         finally:
             with self._counts:
                 self._concurrent -= 1
-                self._counts.notify_all()
+                if self._end_awaited:
+                    self._idle.notify_all()
         if request.deferred is not None and not isinstance(outcome, _Raised):
             if not request.awaited:
                 request.end()
-            elif not request.settled:
+            elif request.deferred < math.inf and not request.settled:
                 self.deadlines.add(request, request.deferred)
             return
         self._settle(request, outcome if isinstance(outcome, _Raised) else {})

@@ -244,6 +244,22 @@ def test_a_deferred_request_that_is_answered_already_has_no_deadline() -> None:
     assert isinstance(answer.parts[0], NoResponseError)
 
 
+def test_a_request_whose_answer_is_seen_to_has_no_deadline() -> None:
+    sockets: list[ClientSocket] = []
+
+    def task(client_socket: ClientSocket, state: Args, args: Args) -> None:
+        client_socket.defer(None)
+        sockets.append(client_socket)
+
+    service = concurrent_service(task)
+    made, answer = request({})
+    service.run(made, service.execute)
+    assert not answer.ended
+    assert service.deadlines.close() == []
+    sockets[0].respond({"done": True})
+    assert answer.ended
+
+
 def test_a_task_knows_whose_state_its_thread_holds() -> None:
     seen: list[tuple[bytes, ...]] = []
 

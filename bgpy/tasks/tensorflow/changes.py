@@ -57,9 +57,9 @@ class Change:
             return record
         return replace(record, state=JobState.RUNNING, ended=None, value=None, error=None)
 
-    def saved_state(self, number: int) -> JobState:
+    def check_saved(self, number: int) -> None:
         """See `Awaited`."""
-        return self._home.saved_state(number)
+        self._home.check_saved(number)
 
     def when_ended(self, number: int, then: Then) -> bool:
         """See `Awaited`."""

@@ -25,8 +25,7 @@ MakeResult = Callable[[JobRecord, float], Any]
 
 #: Bytes of value and output up to which an answer fits into what a connection takes without being read.
 SMALL_ANSWER = 32 << 10
-#: Seconds that the core waits longer than the deadline here, which always answers.
-_MARGIN = 60.0
+_LONGEST = threading.TIMEOUT_MAX / 4
 
 
 class Awaited(Protocol):
@@ -39,8 +38,8 @@ class Awaited(Protocol):
     def record(self, number: int | None) -> JobRecord:
         """As `Workspace.record`."""
 
-    def saved_state(self, number: int) -> JobState:
-        """As `Workspace.saved_state`."""
+    def check_saved(self, number: int) -> None:
+        """As `Workspace.check_saved`."""
 
     def when_ended(self, number: int, then: Then) -> bool:
         """As `Workspace.when_ended`."""
@@ -70,10 +69,9 @@ def answer_at_end(
         workspace.wait(number, timeout)
         answer.expire()
         return
-    timeout = min(timeout, threading.TIMEOUT_MAX / 4)
-    client_socket.defer(timeout + _MARGIN)
+    client_socket.defer(None)
     if workspace.when_ended(number, answer.tell):
-        workspace.deadlines.add(answer, timeout)
+        workspace.deadlines.add(answer, min(timeout, _LONGEST))
     else:
         answer.expire()
 
@@ -114,21 +112,14 @@ class Pushed:
 
     def record(self, number: int | None) -> JobRecord:
         """See `Awaited`."""
-        if self._ended is None:
-            workspace, number = self.place(number)
-            try:
-                return workspace.record(number)
-            except RefusedError:  # it is gone already, and its end on the way here
-                return JobRecord(workspace.name, number or 0, "", "", state=JobState.RUNNING)
-        return self._ended
+        if self._ended is not None:
+            return self._ended
+        workspace, number = self.place(number)
+        return _record_of_pushed(workspace, number, workspace.name)
 
-    def saved_state(self, number: int) -> JobState:
+    def check_saved(self, number: int) -> None:
         """See `Awaited`."""
-        try:
-            workspace, now = self.place(number)
-            return workspace.saved_state(number if now is None else now)
-        except RefusedError:
-            return self.record(number).state
+        self.place(number)[0].check_saved(number)
 
     def when_ended(self, number: int, then: Then) -> bool:
         """See `Awaited`."""
@@ -147,7 +138,45 @@ class Pushed:
 
         if self.when_ended(number, keep):
             gate.wait(min(timeout, threading.TIMEOUT_MAX))
-        return self.saved_state(number)
+        record = self.record(number)
+        self.check_saved(record.number)
+        return record.state
+
+
+def push_and_answer(
+    workspace: Workspace,
+    client_socket: ClientSocket,
+    push: Callable[[Then], int],
+    timeout: float,
+    make: MakeResult,
+) -> None:
+    """
+    Push a job and answer as `answer_at_end` does, at its end also where the workspace forgets it at once.
+
+    Parameters
+    ----------
+    push
+        Pushes the job with its argument as ``then`` of `Workspace.push`, and returns its number.
+    """
+    begun = time.monotonic()
+    if client_socket.awaited and client_socket.deferrable and timeout > 0:
+        # The usual case in the fewest steps: whoever hears of the end has the answer to give.
+        answer = _AnswerOfPushed(workspace, client_socket, -1, make, begun)
+        client_socket.defer(None)
+        answer.number = push(answer.tell)
+        if not answer.settled:
+            workspace.deadlines.add(answer, min(timeout, _LONGEST))
+        return
+    pushed = Pushed(workspace)
+    answer_at_end(pushed, client_socket, push(pushed.note), timeout, make, begun)
+
+
+def _record_of_pushed(workspace: Awaited, number: int | None, name: str = "") -> JobRecord:
+    """Return a job's record as it is, or as if it ran: one that is gone already has its end on the way to who has pushed it."""
+    try:
+        return workspace.record(number)
+    except RefusedError:
+        return JobRecord(name, number or 0, "", "", state=JobState.RUNNING)
 
 
 def refused(error: BgpyError) -> dict[str, Any]:
@@ -159,12 +188,12 @@ def refused(error: BgpyError) -> dict[str, Any]:
 class LateAnswer:
     """One answer, given once, by whoever comes first: the end of the job or the end of its time."""
 
-    __slots__ = ("_begun", "_client_socket", "_given", "_make", "_number", "_workspace")
+    __slots__ = ("_begun", "_client_socket", "_given", "_make", "_workspace", "number")
 
     def __init__(self, workspace: Awaited, client_socket: ClientSocket, number: int, make: MakeResult, begun: float) -> None:
         self._workspace = workspace
         self._client_socket = client_socket
-        self._number = number
+        self.number = number
         self._make = make
         self._begun = begun
         self._given = threading.Lock()
@@ -177,12 +206,15 @@ class LateAnswer:
     def expire(self) -> None:
         """See `Expiring`: answer with the job as it is."""
         try:
-            record = self._workspace.record(self._number)
+            record = self._record()
         except BgpyError as error:
             if self._given.acquire(blocking=False):
                 self._respond(refused(error))
         else:
             self.tell(record)
+
+    def _record(self) -> JobRecord:
+        return self._workspace.record(self.number)
 
     def tell(self, record: JobRecord) -> None:
         """Answer, unless that has been done. Does not block: what is large goes out by a thread of its own."""
@@ -196,7 +228,7 @@ class LateAnswer:
 
     def _answer(self, record: JobRecord) -> None:
         try:
-            self._workspace.saved_state(self._number)
+            self._workspace.check_saved(record.number)
             envelope = {"request_result": True, "result": self._make(record, time.monotonic() - self._begun)}
         except (RefusedError, StoreError) as error:
             envelope = refused(error)
@@ -208,3 +240,12 @@ class LateAnswer:
         except BgpyError as error:
             if not self._client_socket.responded and self._client_socket.connected:
                 self._client_socket.respond(refused(error))  # too large for this client, for instance
+
+
+class _AnswerOfPushed(LateAnswer):
+    """The answer of a request that pushes the job itself: its number is known when that has been done."""
+
+    __slots__ = ()
+
+    def _record(self) -> JobRecord:
+        return _record_of_pushed(self._workspace, self.number)

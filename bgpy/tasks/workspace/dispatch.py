@@ -14,9 +14,10 @@ from bgpy.inspection.windows import read_window
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.schema import checker
 from bgpy.tasks.workspace import commands
-from bgpy.tasks.workspace.answering import Pushed, answer_at_end, refused
+from bgpy.tasks.workspace.answering import Pushed, push_and_answer, refused
 from bgpy.tasks.workspace.jobs import JobRecord
 from bgpy.tasks.workspace.means import PLACEMENT, Options
+from bgpy.tasks.workspace.outbox import Then
 from bgpy.tasks.workspace.values import Packed
 from bgpy.tasks.workspace.variables import (
     copy_variable,
@@ -119,17 +120,17 @@ def _get_status(workspaces: Workspaces, client_socket: ClientSocket, fields: Fie
 
 def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> Any:
     workspace = workspaces[fields["name"]]
-    begun = time.monotonic()
-    pushed = Pushed(workspace)
-    number = workspace.push(
-        _KINDS[fields["type"]],
-        fields["job"],
-        clear=fields["clear"],
-        time_limit=fields["time_limit"],
-        identity=getattr(client_socket, "identity", None),
-        then=pushed.note,
-    )
     variables = fields["variables"]
+
+    def push(then: Then) -> int:
+        return workspace.push(
+            _KINDS[fields["type"]],
+            fields["job"],
+            clear=fields["clear"],
+            time_limit=fields["time_limit"],
+            identity=getattr(client_socket, "identity", None),
+            then=then,
+        )
 
     def make(record: JobRecord, waited: float) -> Fields:
         return {
@@ -140,8 +141,10 @@ def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Field
         }
 
     if variables is False or variables == [] or not client_socket.awaited:
-        answer_at_end(pushed, client_socket, number, fields["timeout"], make, begun)
+        push_and_answer(workspace, client_socket, push, fields["timeout"], make)
         return ANSWERED
+    begun, pushed = time.monotonic(), Pushed(workspace)
+    number = push(pushed.note)
     pushed.wait(number, fields["timeout"])
     answer = make(pushed.record(number), time.monotonic() - begun)
     if answer["finish"]:
@@ -151,9 +154,12 @@ def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Field
 
 def _clear(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> Any:
     workspace = workspaces[fields["name"]]
-    pushed = Pushed(workspace)
-    number = workspace.push("clear", "", clear=True, identity=getattr(client_socket, "identity", None), then=pushed.note)
-    answer_at_end(pushed, client_socket, number, fields["timeout"], job_result)
+    identity = getattr(client_socket, "identity", None)
+
+    def push(then: Then) -> int:
+        return workspace.push("clear", "", clear=True, identity=identity, then=then)
+
+    push_and_answer(workspace, client_socket, push, fields["timeout"], job_result)
     return ANSWERED
 
 

@@ -179,15 +179,15 @@ class Workspace:
         if self.when_ended(number, gate.open_at_end) and not gate.wait(min(timeout, threading.TIMEOUT_MAX)):
             with self._lock:
                 self._waiters.take_back(number, gate.open_at_end)
-        return self.saved_state(number)
+        state = self.state(number)
+        self.check_saved(number)
+        return state
 
-    def saved_state(self, number: int) -> JobState:
-        """Return the state of a job; raises StoreError where its end could not be kept."""
-        with self._lock:
-            error = self._queue.jobs.unsaved.get(number)
-            if error is not None:
-                raise error
-            return self._queue.jobs.state(number)
+    def check_saved(self, number: int) -> None:
+        """Raise StoreError where the end of a job could not be kept; for whoever knows of that end."""
+        error = self._queue.jobs.unsaved.get(number)  # without the lock: it was noted before anybody heard of the end
+        if error is not None:
+            raise error
 
     def state(self, number: int | None) -> JobState:
         """Return the state of a job, None is the last one; raises RefusedError where there is no such job."""
