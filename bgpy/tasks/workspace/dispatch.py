@@ -165,12 +165,13 @@ def _clear(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) 
 
 def job_result(record: JobRecord, waited: float) -> Fields:
     """Return what the answer tells of any job, in the words of the original, and its state and error."""
+    state = record.state
     return {
         "job": record.number,
-        "finish": record.state.ended,
-        "result": record.state.result,
+        "finish": state.ended,
+        "result": state.result,
         "time": waited,
-        "state": record.state.value,
+        "state": state.text,
         "error": record.error,
     }
 

@@ -59,7 +59,7 @@ class Announce(NamedTuple):
 
 
 class Acknowledge(NamedTuple):
-    """Tell who pushed a job that it will not be lost, or that it could not be kept."""
+    """Tell who pushed a job, and waits for the store, that it will not be lost, or that it could not be kept."""
 
     number: int
     error: StoreError | None

@@ -39,6 +39,8 @@ class JobState(str, enum.Enum):
     #: It waited behind a job whose worker died.
     ABORTED = "aborted"
 
+    #: Its name, as clients read it.
+    text: str
     #: Whether nothing follows.
     ended: bool
     #: Whether it ran through, None where it has not ended: what Pserve calls the result.
@@ -46,6 +48,7 @@ class JobState(str, enum.Enum):
 
     # Once, and not in properties: they are asked for several times with each job, and members are slow to look up.
     def __init__(self, value: str) -> None:
+        self.text = value
         self.ended = value not in ("queued", "running", "held")
         self.result = value == "done" if self.ended else None
 

@@ -48,16 +48,18 @@ class Line:
     def admit(self, record: JobRecord) -> None:
         """Put a new job at the end; raises OverloadedError where too many wait, or too much."""
         size = record.waiting_size
-        if len(self) >= MAX_WAITING:
+        if len(self._sizes) >= MAX_WAITING:
             raise OverloadedError(f"{len(self):,} jobs wait in the workspace {self._workspace!r}")
         if self._sizes and self._size + size > MAX_WAITING_SIZE:
             raise OverloadedError(f"{self._size:,} bytes of jobs wait in the workspace {self._workspace!r}")
-        self._put(record)
+        self._sizes[record.number] = size
+        self._size += size
 
     def join(self, records: Iterable[JobRecord]) -> None:
         """Put jobs that were let in before into the order of the numbers."""
         for record in records:
-            self._put(record)
+            self._sizes[record.number] = size = record.waiting_size
+            self._size += size
         self._sizes = OrderedDict(sorted(self._sizes.items()))
 
     def take(self) -> int:
@@ -74,7 +76,3 @@ class Line:
         """Take all out."""
         self._sizes.clear()
         self._size = 0
-
-    def _put(self, record: JobRecord) -> None:
-        self._sizes[record.number] = record.waiting_size
-        self._size += record.waiting_size

@@ -63,10 +63,10 @@ class Outbox:
     lock
         Held by whoever calls `put`, by nobody who calls `empty`.
     carry_out
-        Does one of them, with the backend that there was when it was put in.
+        Does one of the queue's instructions, with the backend that there was when it was put in.
     """
 
-    def __init__(self, lock: threading.Lock, carry_out: Callable[[Instruction | Tell, Backend | None], None]) -> None:
+    def __init__(self, lock: threading.Lock, carry_out: Callable[[Instruction, Backend | None], None]) -> None:
         self._lock = lock
         self._carry_out = carry_out
         self._waiting: deque[tuple[Instruction | Tell, Backend | None]] = deque()
@@ -79,18 +79,25 @@ class Outbox:
 
     def empty(self) -> None:
         """Carry out all that there is, unless another thread does so."""
+        waiting = self._waiting
+        if not waiting:
+            return  # seen without the lock: what this thread has put in is there, or another one has taken it
         with self._lock:
-            if self._busy or not self._waiting:
+            if self._busy or not waiting:
                 return
             self._busy = True
+            instruction, backend = waiting.popleft()
         while True:
-            with self._lock:
-                if not self._waiting:
-                    self._busy = False
-                    return
-                instruction, backend = self._waiting.popleft()
             try:
-                self._carry_out(instruction, backend)
+                if isinstance(instruction, Tell):
+                    instruction.then(instruction.record)
+                else:
+                    self._carry_out(instruction, backend)
             except Exception:
                 # One that fails must not keep the others from being carried out.
                 logging.getLogger("bgpy.workspace").exception("Could not %r", instruction)
+            with self._lock:
+                if not waiting:
+                    self._busy = False
+                    return
+                instruction, backend = waiting.popleft()

@@ -42,6 +42,8 @@ from bgpy.tasks.workspace.standing import Standing
 MAX_JOBS = 10_000
 #: Seconds from the interrupt at a time limit to the kill.
 GRACE = 2.0
+# For every job's path: members are slow to look up.
+_READY, _HANDING, _START, _ABORTED = Worker.READY, Phase.HANDING, JobEvent.START, JobState.ABORTED
 
 
 class JobQueue(Standing):
@@ -110,10 +112,13 @@ class JobQueue(Standing):
         record = JobRecord(self.workspace, number, kind, text, clear, time_limit, pushed=now, identity=identity, call=call)
         self._waiting.admit(record)
         self.jobs.add(record)
-        self._unacknowledged.add(number)
         self.want_worker()
         self._advance(now, pushed=record)
         return number
+
+    def waits_for_store(self, number: int) -> bool:
+        """Tell whether an `Acknowledge` of a push will follow: what is in memory only needs none."""
+        return number in self._unacknowledged
 
     def cancel(self, number: int, now: float) -> bool:
         """Take a waiting job out of the queue; returns whether it was waiting."""
@@ -245,7 +250,7 @@ class JobQueue(Standing):
 
     def handed(self, number: int) -> None:
         """Take note that the worker has the job of a `Run`: its time begins."""
-        if number == self._turn.first and self._turn.phase is Phase.HANDING:
+        if number == self._turn.first and self._turn.phase is _HANDING:
             self._turn.phase = Phase.HANDED
             limit = self.jobs[number].time_limit
             if limit is not None:
@@ -356,6 +361,8 @@ class JobQueue(Standing):
             changes += [JobEnded(self.jobs[number]) for number in ended if self.jobs[number].kept]
             changes += [JobStarted(self.workspace, number, now) for number in started if self.jobs[number].kept]
         if changes:
+            if pushed is not None:
+                self._unacknowledged.add(pushed.number)
             self._commit(changes, pushed_number, started, ended)
         else:
             self._confirm(pushed_number, started, ended)
@@ -369,8 +376,9 @@ class JobQueue(Standing):
     def _confirm(self, pushed: int | None, started: Sequence[int], ended: Sequence[int]) -> None:
         """Tell what is on the disk now, and hand over the job that has been chosen."""
         if pushed is not None:
-            self._unacknowledged.discard(pushed)
-            self._out.append(Acknowledge(pushed, None))
+            if pushed in self._unacknowledged:
+                self._unacknowledged.remove(pushed)
+                self._out.append(Acknowledge(pushed, None))
             self._announce("queued", pushed)
         for number in ended:
             self._settle(number)
@@ -379,14 +387,14 @@ class JobQueue(Standing):
 
     def _choose(self, pushed: int | None, now: float) -> Sequence[int]:
         """Take the jobs whose turn it is out of the line: the first, and the calls behind it that can be run as one with it."""
-        if self._turn.numbers or self._worker is not Worker.READY:
+        if not self._waiting or self._turn.numbers or self._worker is not _READY:
             return ()
         chosen: list[int] = []
         while (number := self._waiting.first) is not None and self._may_join(number, chosen, pushed):
             chosen.append(self._waiting.take())
             record = self.jobs[number]
             record.started = now
-            self.jobs.move(record, JobEvent.START)
+            self.jobs.move(record, _START)
         if chosen:
             self._turn = Turn(chosen)
             self._current = chosen[-1]
@@ -399,15 +407,14 @@ class JobQueue(Standing):
 
     def _hand_over(self) -> None:
         turn = self._turn
-        if self._worker is not Worker.READY:
+        if self._worker is not _READY:
             turn.phase = Phase.WAITING
             return
-        turn.phase = Phase.HANDING
+        turn.phase = _HANDING
         self._used = True
         for number in turn.numbers:
             self._announce("started", number)
-        order = make_order([self.jobs[number] for number in turn.numbers])
-        self._out.append(Run(order))
+        self._out.append(Run(make_order([self.jobs[number] for number in turn.numbers])))
 
     def _end(self, number: int, event: JobEvent, now: float, type_name: str = "", message: str = "") -> None:
         self.jobs.end(number, event, now, type_name, message)
@@ -418,10 +425,11 @@ class JobQueue(Standing):
         record = self.jobs.settle(number)
         if record is None:
             return
-        if record.started is not None and record.state is not JobState.ABORTED:
+        if record.started is not None and record.state is not _ABORTED:
             self._finished = number
             self._last = record.state
-        details: dict[str, Any] = {"state": record.state.value, "result": record.state.result, "error": record.error}
+        state = record.state
+        details: dict[str, Any] = {"state": state.text, "result": state.result, "error": record.error}
         if number in self.jobs.unsaved:
             details["unsaved"] = str(self.jobs.unsaved[number])
         self._announce("finished", number, **details)

@@ -141,14 +141,15 @@ class Workspace:
                 kind, text, clear=clear, time_limit=time_limit, identity=identity, now=time.time(), call=call
             )
             if number == following:
-                gate = self._acknowledgements[number] = Gate()
+                if self._queue.waits_for_store(number):
+                    gate = self._acknowledgements[number] = Gate()
                 if then is not None:
                     self._waiters.add(number, then)
             self._absorb()
         self._perform()
         if gate is not None:
             gate.wait_for_store()
-        elif then is not None and not self.when_ended(number, then):
+        elif then is not None and number != following and not self.when_ended(number, then):
             then(self.record(number))
         return number
 
@@ -355,7 +356,7 @@ class Workspace:
 
     def _stop(self, ask: Callable[[int | None, float], int | None], number: int | None) -> int | None:
         """Ask for the end of the running job; returns its number where it was hit."""
-        with self._changed:
+        with self._lock:
             self._check_open()
             # On its way to the worker it can be hit neither here nor there.
             self._changed.wait_for(lambda: not self._queue.is_being_handed(), STOP_TIMEOUT)
@@ -384,15 +385,14 @@ class Workspace:
         assert self._lock.locked()
         urgent: list[Interrupt | Kill] = []
         tells: list[Tell] = []
+        now = time.time()
         for instruction in self._queue.take():
             if type(instruction) is Announce:
-                self.log.add(instruction.event, instruction.job, time.time(), instruction.details)
+                self.log.add(instruction.event, instruction.job, now, instruction.details)
             elif type(instruction) is Acknowledge:
-                gate = self._acknowledgements.pop(instruction.number, None)
                 if instruction.error is not None:
                     self._waiters.drop(instruction.number)  # there is no such job, and its end will never be told
-                if gate is not None:
-                    gate.open(instruction.error)
+                self._acknowledgements.pop(instruction.number).open(instruction.error)
             elif type(instruction) is Settle:
                 record = self._queue.jobs[instruction.number]
                 tells += self._waiters.take(record.number, record)
@@ -411,10 +411,8 @@ class Workspace:
             if record.number in self._queue.jobs:
                 self._queue.jobs.let_go(record.number, KEPT_OUTPUT)
 
-    def _carry_out(self, instruction: Instruction | Tell, backend: Backend | None) -> None:
-        if isinstance(instruction, Tell):
-            instruction.then(instruction.record)
-        elif isinstance(instruction, Commit):
+    def _carry_out(self, instruction: Instruction, backend: Backend | None) -> None:
+        if isinstance(instruction, Commit):
             try:
                 self._means.store.commit(instruction.changes, lambda error: self._committed(instruction, error))
             except StoreError as error:
@@ -422,7 +420,7 @@ class Workspace:
         elif isinstance(instruction, Run):
             if backend is not None:
                 backend.run(instruction.order)
-            with self._changed:
+            with self._lock:
                 self._queue.handed(instruction.order.number)
                 self._absorb()
                 self._changed.notify_all()

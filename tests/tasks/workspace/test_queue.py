@@ -140,7 +140,7 @@ def test_without_a_store_there_is_nothing_to_commit_but_the_end_of_the_workspace
     driver = Driver(at_once=False, volatile=True)
     driver.push()
     driver.queue.ended(0, RAISED, 2.0)
-    assert [type(each) for each in driver.work()] == [Acknowledge, Announce, Announce, Run, Announce, Settle]
+    assert [type(each) for each in driver.work()] == [Announce, Announce, Run, Announce, Settle]
     driver.queue.destroy(3.0)
     assert driver.work() == [Commit([WorkspaceGone("w")], None, (), [])]
 
