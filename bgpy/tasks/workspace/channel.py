@@ -186,6 +186,7 @@ class Channel:
         self._sock = sock
         self.max_size = max_size
         self._reader = FrameReader(max_size)
+        self._frame: Frame | None = None  # the next one, where it has come whole and alone
         self._sending = threading.Lock()
 
     def fileno(self) -> int:
@@ -220,15 +221,23 @@ class Channel:
 
     def fill(self) -> bool:
         """Receive once, and block if there is nothing; False at the end of the channel."""
+        reader = self._reader
+        alone = self._frame is None and reader.idle
         try:
-            count = self._sock.recv_into(self._reader.memory())
+            count = self._sock.recv_into(reader.first_memory if alone else reader.memory())
         except OSError:  # the other end was killed before it had read all
             return False
-        self._reader.advance(count)
+        if alone:
+            self._frame = reader.advance_first(count)
+        else:
+            reader.advance(count)
         return count > 0
 
     def next_message(self) -> Message | None:
         """Return the next message of what has been received, None while it is not whole. Raises as `receive`."""
+        frame, self._frame = self._frame, None
+        if frame is not None:
+            return decode(frame)
         frame = self._reader.next_frame()
         if frame is None and self._reader.announced is not None:
             self._reader.allocate()

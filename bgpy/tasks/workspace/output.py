@@ -33,13 +33,14 @@ class Cutter:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        self._held = b""
+        #: What may be the beginning of a mark.
+        self.held = b""
 
     def feed(self, data: bytes) -> Iterator[bytes | int]:
         """Yield, in order, the output (bytes, never empty) and the numbers of the jobs that ended."""
-        if self._held:
-            data = self._held + data
-            self._held = b""
+        if self.held:
+            data = self.held + data
+            self.held = b""
         start = 0
         while (found := data.find(self._secret, start)) >= 0 and found + MARK_SIZE <= len(data):
             if found > start:
@@ -48,13 +49,13 @@ class Cutter:
             yield number
             start = found + MARK_SIZE
         end = found if found >= 0 else self._possible_mark(data, start)
-        self._held = data[end:]
+        self.held = data[end:]
         if end > start:
             yield data[start:end] if start or end < len(data) else data
 
     def finish(self) -> bytes:
         """Return what was held back: at the end of the stream it is no mark."""
-        held, self._held = self._held, b""
+        held, self.held = self.held, b""
         return held
 
     def _possible_mark(self, data: bytes, start: int) -> int:

@@ -42,9 +42,11 @@ class Hears(Protocol[T]):
 class Pipe:
     """One of the interpreter's two streams, as the reader has it."""
 
-    def __init__(self, source: Stream, stream: _Stream, secret: bytes) -> None:
+    def __init__(self, source: Stream, stream: _Stream, flag: int, secret: bytes) -> None:
         self.source = source
         self.stream: _Stream = stream
+        #: Of an ENDED whose mark is in this stream.
+        self.flag = flag
         self.cutter = Cutter(secret)
         #: The number of the last job whose mark has come.
         self.marked: int | None = None
@@ -80,8 +82,8 @@ class Driver(Generic[U]):
         #: How a job has broken the channel, where one has.
         self.broken: str | None = None
         self.pipes: dict[int, Pipe] = {}
-        for source, stream in ((stdout, "stdout"), (stderr, "stderr")):
-            self.pipes[source.fileno()] = Pipe(source, stream, secret)  # type: ignore[arg-type]
+        self.pipes[stdout.fileno()] = Pipe(stdout, "stdout", MARK_STDOUT, secret)
+        self.pipes[stderr.fileno()] = Pipe(stderr, "stderr", MARK_STDERR, secret)
         self._hears = hears
         self._jobs = jobs
         self._read_end = read_end
@@ -108,8 +110,8 @@ class Driver(Generic[U]):
         for pipe in self.pipes.values():
             for data in pipe.source.rest(CHUNK):
                 self._take(pipe, data)
-            if held := pipe.cutter.finish():
-                self._tell_output(pipe, held)
+            if pipe.cutter.held:
+                self._tell_output(pipe, pipe.cutter.finish())
         while self.read_jobs():
             pass
         self.running = None
@@ -147,16 +149,16 @@ class Driver(Generic[U]):
             self._hears.news(number, event, {name: details[name] for name in NEWS[event]})
         elif kind == _ENDED:
             waited = []
-            for pipe, flag in zip(self.pipes.values(), (MARK_STDOUT, MARK_STDERR), strict=True):
-                if flags & flag:
+            for pipe in self.pipes.values():
+                if flags & pipe.flag:
                     waited.append(pipe)
-                elif held := pipe.cutter.finish():
-                    self._tell_output(pipe, held)  # it looked like the beginning of a mark, and none was sent
+                elif pipe.cutter.held:
+                    self._tell_output(pipe, pipe.cutter.finish())  # it looked like the beginning of a mark, and none was sent
             self._try_end(number, self._read_end(fields), waited)
 
     def _try_end(self, number: int, end: U, waited: list[Pipe]) -> None:
         """Tell the end of a job as soon as all marks that were sent have come."""
-        if any(pipe.marked != number for pipe in waited):
+        if waited and any(pipe.marked != number for pipe in waited):
             self._pending = (number, end, waited)
             return
         self._pending = None
