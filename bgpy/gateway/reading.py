@@ -92,6 +92,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(**options)
         self._head_timeout = head_timeout
         self._head_timer: asyncio.TimerHandle | None = None
+        self._in_head = False
         #: Bytes since something of a request was complete, and in the fields of this one.
         self._unread = 0
         self._fields = 0
@@ -105,6 +106,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Read on, as long as that leads to something."""
         self._unread += len(data)
         super().data_received(data)
+        if self._in_head:
+            self._time_head()  # not before: most heads come whole
         if self._unread > MAX_HEAD or self._fields > MAX_HEAD:
             self._refuse()
 
@@ -116,7 +119,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._fields = 0
-        self._time_head()
+        self._in_head = True
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -132,6 +135,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Give the request to the app, unless its head is too large."""
         self._unread = 0
+        self._in_head = False
         self._stop_timer()
         if self._fields <= MAX_HEAD:
             super().on_headers_complete()
