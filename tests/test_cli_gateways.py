@@ -80,10 +80,10 @@ def test_servers_by_name_by_address_and_with_a_token_of_their_own(tmp_path: Path
     ("args", "expected"),
     [
         (("--server", "127.0.0.1:5000"), "--server is NAME=HOST:PORT, or the NAME of a server that runs on this machine"),
-        (("--server", "gpu=5000"), "--server gpu= is HOST:PORT, with a port from 0 to 65535"),
+        (("--server", "gpu=5000"), "--server gpu= is HOST:PORT, with a port from 1 to 65535"),
         (("--server", "gpu=localhost:x"), "--server gpu= is HOST:PORT"),
         (("--server", "gpu=::1:5000"), "an IPv6 address has brackets"),
-        (("--server", "gpu=localhost:0"), "--server gpu= needs the port at which the server listens, not 0"),
+        (("--server", "gpu=localhost:0"), "--server gpu= is HOST:PORT, with a port from 1 to 65535"),
         (("--server", "a b=localhost:1"), "'a b' cannot name a server: use 1 to 64 of A-Z"),
         (("--server", "a/b=localhost:1"), "'a/b' cannot name a server"),
         (("--server", "=localhost:1"), "'' cannot name a server"),
@@ -104,4 +104,14 @@ def test_wrong_use_says_what_is_right(args: tuple[str, ...], expected: str) -> N
 
 def test_a_file_without_a_token_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
-    assert "is empty" in said("--server", "a=localhost:1", "--server-token-file", f"a={tmp_path / 'empty'}")
+    reason = said("--server", "a=localhost:1", "--server-token-file", f"a={tmp_path / 'empty'}")
+    assert "is empty: --server-token-file a= needs a file with a token" in reason
+
+
+def test_a_servers_own_token_that_is_wrong_is_named_and_not_the_gateways(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{OTHER}\n")
+    with background_server("bgpy.tasks.workspace", name="models") as server:
+        reason = said("--server", "models", "--server-token-file", f"models={tmp_path / 'token'}", "--bind", "127.0.0.1:0")
+        assert reason.endswith("Tried: the one that --server-token-file models= names.")
+        with bgpy.Client(server.host, server.port) as client:
+            client.terminate()

@@ -110,7 +110,7 @@ def _token_hint(error: BaseException, token_from: str | None) -> str:
 
     if not isinstance(error, AuthenticationError) or token_from is None:
         return ""
-    return f" Tried: the one in {token_from}; --token asks for another."
+    return f" Tried: {token_from}."
 
 
 def _more(error: BaseException) -> str:

@@ -68,14 +68,13 @@ class Access(NamedTuple):
             token: str = click.prompt("Token", hide_input=True, err=True)
             return token
         if self.token_file is not None:
-            with click.open_file(self.token_file, encoding="utf-8", errors="surrogateescape") as file:
-                token = file.read().strip()
+            token = read_token_file(self.token_file)
             if not token:
                 raise click.UsageError(f"{self.token_file} is empty; use --no-token for no token")
             return token
         if self.no_token:
             return ""
-        click.get_current_context().meta[TOKEN_FROM] = shared_token_place()
+        click.get_current_context().meta[TOKEN_FROM] = f"the one in {shared_token_place()}; --token asks for another"
         return None
 
     def client(self, place: Place, token: str | None = None) -> Client:
@@ -89,6 +88,13 @@ class Access(NamedTuple):
         from bgpy.client import Client
 
         return Client(place.host, place.port, token, tls=self.tls, connect_timeout=self.connect_timeout)
+
+
+def read_token_file(path: str) -> str:
+    """Return the token in a file, "" where there is none."""
+    with click.open_file(path, encoding="utf-8", errors="surrogateescape") as file:
+        text: str = file.read()
+    return text.strip()
 
 
 def shared_token_place() -> str:
@@ -156,15 +162,15 @@ def read_address(address: tuple[str, ...]) -> tuple[str, int]:
     return host, int(port)
 
 
-def split_address(text: str, option: str) -> tuple[str, int]:
-    """Return host and port of HOST:PORT, [HOST]:PORT for IPv6."""
+def split_address(text: str, option: str, least: int = 0) -> tuple[str, int]:
+    """Return host and port of HOST:PORT, [HOST]:PORT for IPv6; `least` is 1 for where somebody listens already."""
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         raise click.UsageError(f"{option} is HOST:PORT; an IPv6 address has brackets, as [::1]:8000")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise click.UsageError(f"{option} is HOST:PORT, with a port from 0 to 65535")
+    if not colon or not port.isascii() or not port.isdigit() or not least <= int(port) <= 65535:
+        raise click.UsageError(f"{option} is HOST:PORT, with a port from {least} to 65535")
     return host, int(port)
 
 

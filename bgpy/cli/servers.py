@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bgpy.cli.options import Access, Place, check_name, dialable, split_address
+from bgpy.cli.group import TOKEN_FROM
+from bgpy.cli.options import Access, Place, check_name, dialable, read_token_file, split_address
 
 if TYPE_CHECKING:
     from bgpy.gateway import ServerPlace
@@ -27,9 +28,7 @@ def read_places(given: tuple[str, ...]) -> dict[str, Place]:
         if name in places:
             raise click.UsageError(f"--server {name} is there twice: each server needs a name of its own")
         if equals:
-            host, port = split_address(address, f"--server {name}=")
-            if not port:
-                raise click.UsageError(f"--server {name}= needs the port at which the server listens, not 0")
+            host, port = split_address(address, f"--server {name}=", least=1)
             places[name] = Place(None, dialable(host), port)
         else:
             places[name] = Place(name, "", 0)
@@ -47,9 +46,9 @@ def read_token_files(given: tuple[str, ...], places: dict[str, Place]) -> dict[s
             raise click.UsageError(f"--server-token-file {name}= is for no server: there is no --server {name}")
         if name in tokens:
             raise click.UsageError(f"--server-token-file {name}= is there twice")
-        token = Access(False, path, False, None).read_token()
-        assert token is not None
-        tokens[name] = token
+        tokens[name] = read_token_file(path)
+        if not tokens[name]:
+            raise click.UsageError(f"{path} is empty: --server-token-file {name}= needs a file with a token")
     return tokens
 
 
@@ -57,11 +56,13 @@ def find_servers(places: dict[str, Place], tokens: dict[str, str], token: str, a
     """Return where the servers are; one that is named alone has to run, and to know its token."""
     from bgpy.gateway import ServerPlace
 
-    found = {}
+    found, hints = {}, click.get_current_context().meta
+    of_gateway = hints.get(TOKEN_FROM)
     for name, place in places.items():
         own = tokens.get(name, token)
         host, port = place.host, place.port
         if place.name is not None:
+            hints[TOKEN_FROM] = f"the one that --server-token-file {name}= names" if name in tokens else of_gateway
             with access.client(place, own) as client:
                 host, port = client.host, client.port
         found[name] = ServerPlace(host, port, own)

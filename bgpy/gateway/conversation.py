@@ -300,7 +300,7 @@ class Conversations:
         if closing is not None:
             if closing[0] == POLICY:
                 client = (call.scope.get("client") or ("?",))[0]
-                _log.info("Refused %s of %s: %s", call.facts.path, client, closing[1])
+                _log.info("Refused %s of %s: %s", call.scope["path"], client, closing[1])
             await close_socket(socket, *closing)
         return None
 

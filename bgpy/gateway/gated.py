@@ -148,7 +148,8 @@ class Gated:
             return None
         client = (scope.get("client") or ("?",))[0]
         # The path as a literal: it is anybody's, and the log may be on a terminal, which takes orders.
-        _log.info("Refused %s %.100a of %s: %s", facts.method, facts.path, client, verdict.reason)
+        # The whole path, for below a mount it says which of several servers was meant.
+        _log.info("Refused %s %.100a of %s: %s", facts.method, scope["path"], client, verdict.reason)
         return self._refuse(scope)(verdict.status, verdict.reason)
 
     def _refuse(self, scope: Scope) -> Callable[..., Answer]:

@@ -167,6 +167,7 @@ class Finder:
     def __init__(self, gateways: Mapping[str, Gateway]) -> None:
         self._gateways = gateways
         self._found: dict[str, tuple[str, float]] = {}
+        self._several: dict[str, list[str]] = {}  # which servers had a workspace when more than one had it
 
     async def find(self, workspace: str) -> Gateway:
         """Return its gateway; raises Fault where there is none, or more than one."""
@@ -182,12 +183,17 @@ class Finder:
     async def _ask_all(self, workspace: str) -> str:
         answers = await asyncio.gather(*(self._ask(gateway, workspace) for gateway in self._gateways.values()))
         said = dict(zip(self._gateways, answers, strict=True))
-        having = [name for name, has in said.items() if has]
-        if len(having) == 1:
-            return having[0]
-        if having:
+        # While one of several that had it does not answer, what was meant is no clearer.
+        before = self._several.pop(workspace, [])
+        having = [name for name, has in said.items() if has or (has is None and name in before)]
+        if len(having) > 1:
+            if len(self._several) >= MAX_FOUND:
+                del self._several[next(iter(self._several))]
+            self._several[workspace] = having
             which = " and ".join(f"/servers/{name}" for name in having)
             raise Fault(409, f"Several servers have a workspace {workspace!r:.200}: name one of them, {which}")
+        if having and said[having[0]]:
+            return having[0]
         silent = [name for name, has in said.items() if has is None]
         if silent:
             reason = f"No server that answers has a workspace {workspace!r:.200}; {', '.join(silent)} did not answer"

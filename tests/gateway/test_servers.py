@@ -239,6 +239,34 @@ def test_a_model_is_asked_at_the_one_server_that_has_its_workspace(both: Both, h
     assert 'requests_total{server="b-2",route="/v1/models/{name}:predict",method="POST",status="400"} 1\n' in counted
 
 
+def test_a_model_that_several_have_stays_so_while_one_of_them_is_silent() -> None:
+    both, one_alone = Workspaces(), Workspaces()
+    both.answers["get_status"] = one_alone.answers["get_status"] = having("twice")
+    with running_server(tasks(one_alone.run), token=TOKEN) as one:
+        with running_server(tasks(both.run), token=TOKEN) as other:
+            places = {"a": ServerPlace(port=one.port), "b": ServerPlace(port=other.port)}
+            gateway = RunningGateway(one, servers=places)
+            answers = []
+            with gateway.client() as http:
+                answers.append(http.get("/v2/models/twice"))
+        try:
+            with gateway.client() as http:
+                answers += [http.get("/v2/models/twice") for _ in range(2)]
+                one_alone.answers["get_status"] = having()
+                answers.append(http.get("/v2/models/twice"))
+        finally:
+            gateway.end()
+    assert [answer.status_code for answer in answers] == [409, 409, 409, 503]
+
+
+def test_a_refusal_in_the_log_says_at_which_server(both: Both, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "bgpy.gateway")
+    with both.gateway.client(None) as http:
+        assert [http.get(f"{path}/get_workspace").status_code for path in ("/servers/b-2", "")] == [401, 401]
+    paths = [message.split()[2] for message in caplog.messages if message.startswith("Refused")]
+    assert paths == ["'/servers/b-2/get_workspace'", "'/get_workspace'"]
+
+
 def test_a_model_that_no_server_has_is_not_found() -> None:
     workspaces = Workspaces()
     workspaces.answers["get_status"] = having()
