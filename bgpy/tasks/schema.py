@@ -6,7 +6,7 @@ Nothing here runs a command. `check` is the one place where the shape of a reque
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bgpy.errors import RefusedError
@@ -137,6 +137,14 @@ def checker(command: Command) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         return found if len(found) == count else check(command, message)
 
     return check_quickly
+
+
+def unknown_command(message: Mapping[str, Any], known: Iterable[str]) -> RefusedError:
+    """Return what says that a message names none of the commands that there are."""
+    names = ", ".join(known)
+    if "command" not in message:
+        return RefusedError(f"The message has no field 'command'; it is one of {names}", "command")
+    return RefusedError(f"There is no command {message['command']!r:.100}; there are {names}", "command")
 
 
 def _plain_types(field: Field) -> frozenset[type] | None:

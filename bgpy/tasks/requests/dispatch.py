@@ -15,7 +15,7 @@ from bgpy.tasks.requests import commands
 from bgpy.tasks.requests.modules import Search
 from bgpy.tasks.requests.requests import Requests
 from bgpy.tasks.requests.table import Answer, check_connid
-from bgpy.tasks.schema import checker
+from bgpy.tasks.schema import checker, unknown_command
 from bgpy.tasks.workspace.answering import refused
 
 #: Seconds of silence after which a watcher gets a sign of life: without sending, nobody learns that a client has gone.
@@ -41,7 +41,7 @@ def dispatch(requests: Requests, search: Search, client_socket: ClientSocket, me
     name = message.get("command")
     try:
         if not isinstance(name, str) or name not in _CHECKS:
-            raise RefusedError(_unknown(message), "command")
+            raise unknown_command(message, _CHECKS)
         fields = _CHECKS[name](message)
         if name == commands.QUERY_MODULE.name:
             result: Any = search.search(fields["lib"], fields["text"])
@@ -52,13 +52,6 @@ def dispatch(requests: Requests, search: Search, client_socket: ClientSocket, me
     else:
         if result is not ANSWERED:
             client_socket.respond({"request_result": True, "result": result})
-
-
-def _unknown(message: Mapping[str, Any]) -> str:
-    known = ", ".join(_CHECKS)
-    if "command" not in message:
-        return f"The message has no field 'command'; it is one of {known}"
-    return f"There is no command {message['command']!r:.100}; there are {known}"
 
 
 def _start(requests: Requests, client_socket: ClientSocket, fields: Fields) -> object:

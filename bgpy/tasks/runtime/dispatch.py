@@ -29,7 +29,7 @@ from bgpy.tasks.runtime.messages import FIRST, Message, Status, Story
 from bgpy.tasks.runtime.predictions import Prediction
 from bgpy.tasks.runtime.sessions import ANNOUNCE, RunSession, Sessions
 from bgpy.tasks.runtime.uploads import check_upload
-from bgpy.tasks.schema import checker
+from bgpy.tasks.schema import checker, unknown_command
 from bgpy.tasks.workspace.answering import SMALL_ANSWER, answer_at_end, refused
 
 #: Seconds of silence after which a listener gets a sign of life: without sending, nobody learns that a client has gone.
@@ -55,7 +55,7 @@ def dispatch(sessions: Sessions, client_socket: ClientSocket, message: Mapping[s
     name = message.get("command")
     try:
         if not isinstance(name, str) or name not in _CHECKS:
-            raise RefusedError(_unknown(message), "command")
+            raise unknown_command(message, _CHECKS)
         fields = _CHECKS[name](message)
         if name in _ANSWERING:
             _ANSWERING[name](sessions, fields, client_socket)
@@ -65,13 +65,6 @@ def dispatch(sessions: Sessions, client_socket: ClientSocket, message: Mapping[s
         client_socket.respond(refused(failure))
     else:
         client_socket.respond({"request_result": True, "result": result})
-
-
-def _unknown(message: Mapping[str, Any]) -> str:
-    known = ", ".join(_CHECKS)
-    if "command" not in message:
-        return f"The message has no field 'command'; it is one of {known}"
-    return f"There is no command {message['command']!r:.100}; there are {known}"
 
 
 def _failed(failure: PredictionFailedError) -> dict[str, Any]:

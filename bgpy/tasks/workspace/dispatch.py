@@ -12,7 +12,7 @@ from typing import Any, Final
 from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError, WorkspaceNotFoundError
 from bgpy.inspection.windows import read_window
 from bgpy.sockets import ClientSocket
-from bgpy.tasks.schema import checker
+from bgpy.tasks.schema import checker, unknown_command
 from bgpy.tasks.workspace import commands
 from bgpy.tasks.workspace.answering import Pushed, push_and_answer, refused
 from bgpy.tasks.workspace.jobs import JobRecord
@@ -64,7 +64,7 @@ def dispatch(workspaces: Workspaces, client_socket: ClientSocket, message: Mappi
         return
     try:
         if not isinstance(name, str) or name not in _CHECKS:
-            raise RefusedError(_unknown(message, others), "command")
+            raise unknown_command(message, (*_CHECKS, *others))
         fields = _CHECKS[name](message)
         if name == commands.WATCH.name:
             _watch(workspaces, client_socket, fields)
@@ -75,13 +75,6 @@ def dispatch(workspaces: Workspaces, client_socket: ClientSocket, message: Mappi
     else:
         if result is not ANSWERED:
             client_socket.respond({"request_result": True, "result": result})
-
-
-def _unknown(message: Mapping[str, Any], others: Iterable[str]) -> str:
-    known = ", ".join((*_CHECKS, *others))
-    if "command" not in message:
-        return f"The message has no field 'command'; it is one of {known}"
-    return f"There is no command {message['command']!r:.100}; there are {known}"
 
 
 def _create(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
