@@ -4,10 +4,10 @@ The lanes of a client: which connection carries the next request. No I/O.
 
 from __future__ import annotations
 
-import heapq
 import threading
 import time
 from collections import deque
+from heapq import heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
 from bgpy.errors import ClientClosedError, RequestTimeoutError
@@ -43,9 +43,6 @@ class PoolLane(Generic[C]):
         if connection is not None:
             connection.close()
 
-    def __lt__(self, other: PoolLane[C]) -> bool:
-        return self.index < other.index
-
 
 class Lanes(Generic[C]):
     """
@@ -58,20 +55,23 @@ class Lanes(Generic[C]):
     def __init__(self, size: int, first: int = 0) -> None:
         self.size = size
         self._first = first
-        self._free: list[PoolLane[C]] = []
+        #: Indices, a heap: one step of the interpreter takes the first or puts one back, and no thread sees half of it.
+        self._free: list[int] = []
         self._draining: deque[PoolLane[C]] = deque()
-        self._all: list[PoolLane[C]] = []
+        self._all: dict[int, PoolLane[C]] = {}
         self._closed = False
 
     def take_now(self) -> PoolLane[C] | None:
         """Take a lane, None where all are in use; raises ClientClosedError."""
         if self._closed:
             raise ClientClosedError
-        if self._free:
-            return heapq.heappop(self._free)
+        lane = self._first_free()
+        if lane is not None:
+            return lane
         if len(self._all) < self.size:
-            self._all.append(PoolLane(self._first + len(self._all)))
-            return self._all[-1]
+            lane = PoolLane(self._first + len(self._all))
+            self._all[lane.index] = lane
+            return lane
         return self._draining.popleft() if self._draining else None
 
     def give_back(self, lane: PoolLane[C]) -> None:
@@ -81,7 +81,7 @@ class Lanes(Generic[C]):
         elif lane.draining:
             self._draining.append(lane)
         else:
-            heapq.heappush(self._free, lane)
+            heappush(self._free, lane.index)
 
     def oldest_draining(self) -> PoolLane[C] | None:
         """Take the lane that has drained for longest, None where there is none: for who looks whether its end has come."""
@@ -94,14 +94,26 @@ class Lanes(Generic[C]):
     def close(self) -> None:
         """Close all connections that are not in use; those that are close when they are given back."""
         self._closed = True
-        for lane in (*self._free, *self._draining):
+        while (lane := self._first_free()) is not None:
             lane.drop()
-        self._free = []
+        for lane in self._draining:
+            lane.drop()
         self._draining.clear()
+
+    def _first_free(self) -> PoolLane[C] | None:
+        try:
+            return self._all[heappop(self._free)]
+        except IndexError:
+            return None  # there is none, or another thread was faster
 
 
 class LanePool(Lanes[C]):
-    """Hand out lanes to threads: where all are in use, a thread waits for one to be given back. Thread-safe."""
+    """
+    Hand out lanes to threads: where all are in use, a thread waits for one to be given back. Thread-safe.
+
+    A free lane is taken and given back without the lock. Who waits, or closes, says so first and looks at the free lanes
+    afterwards; who gives one back looks afterwards whether somebody has said so. So either the one or the other sees it.
+    """
 
     def __init__(self, size: int, first: int = 0) -> None:
         super().__init__(size, first)
@@ -125,17 +137,19 @@ class LanePool(Lanes[C]):
 
     def take_free(self) -> PoolLane[C] | None:
         """Take the first free lane, None where there is none or one drains: the usual case of `take`, in the fewest steps."""
-        with self._lock:
-            return heapq.heappop(self._free) if self._free and not self._draining else None
+        return None if self._draining else self._first_free()
 
     def give_back(self, lane: PoolLane[C]) -> None:
         """Give a lane back, and wake one thread that waits for it."""
-        with self._lock:
-            if lane.draining or self._closed:
+        if lane.draining:
+            with self._lock:
                 super().give_back(lane)
-            else:
-                heapq.heappush(self._free, lane)
-            if self._waiting:
+        else:
+            heappush(self._free, lane.index)
+        if self._waiting or self._closed:
+            with self._lock:
+                if self._closed:
+                    super().close()
                 self._changed.notify()
 
     def oldest_draining(self) -> PoolLane[C] | None:
@@ -159,21 +173,20 @@ class LanePool(Lanes[C]):
 
     def abandon(self) -> None:
         """Close every connection, in use or not, without a lock: for a forked child, where the threads that hold it are gone."""
-        for lane in self._all:
+        for lane in self._all.values():
             lane.drop()
 
     def _wait_for_lane(self, timeout: float | None) -> PoolLane[C]:
         deadline = None if timeout is None else time.monotonic() + timeout
+        in_time = True
         self._waiting += 1
         try:
-            while True:
-                in_time = self._changed.wait(None if deadline is None else deadline - time.monotonic())
-                # Also when it is late: a lane may have come for this thread, and nobody else was told.
-                lane = self.take_now()
-                if lane is not None:
-                    return lane
+            while (lane := self.take_now()) is None:
+                # Asked also when it is late: a lane may have come for this thread, and nobody else was told.
                 if not in_time:
                     assert timeout is not None
                     raise RequestTimeoutError(timeout, f"one of {self.size} connections to come free", False)
+                in_time = self._changed.wait(None if deadline is None else deadline - time.monotonic())
+            return lane
         finally:
             self._waiting -= 1

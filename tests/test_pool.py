@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -100,6 +101,32 @@ def test_the_short_way_gives_a_free_lane_where_nothing_else_is_to_be_decided() -
     pool.give_back(second)
     pool.close()
     assert pool.take_free() is None
+
+
+def test_no_two_threads_ever_have_the_same_lane_and_none_is_lost() -> None:
+    """Free lanes are taken and given back without a lock."""
+    pool = pool_of(4)
+    start = threading.Barrier(4)
+
+    def work() -> int:
+        shared = 0
+        start.wait(20)
+        for _ in range(5000):
+            lane = pool.take_free() or pool.take(20)
+            number = lane.numbers.next()
+            pool.oldest_draining()
+            shared += lane.numbers.last != number
+            pool.give_back(lane)
+        return shared
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert sum(threads.map(lambda _: work(), range(4), timeout=60)) == 0
+    finally:
+        sys.setswitchinterval(interval)
+    assert sum(lane.numbers.last for lane in take(pool, 4)) == 20_000
 
 
 def test_who_looks_for_an_ended_request_gets_the_oldest_draining_lane_and_can_put_it_back() -> None:
