@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from support.scripted import Backends, KeepingSocket
 
-from bgpy.errors import MessageTooLargeError, StoreError
-from bgpy.tasks.workspace.answering import SMALL_ANSWER, LateAnswer, answer_at_end
+from bgpy.errors import MessageTooLargeError, RefusedError, StoreError
+from bgpy.tasks.workspace.answering import SMALL_ANSWER, LateAnswer, answer_at_end, push_and_answer
 from bgpy.tasks.workspace.backends import Outcome
 from bgpy.tasks.workspace.jobs import JobRecord
 from bgpy.tasks.workspace.values import Packed, Value
@@ -70,6 +70,40 @@ def test_the_task_returns_at_once_and_the_thread_that_hears_the_end_answers(work
     backends.last.end_job(Outcome("done", Value(7, None), None))
     result = client.answer()["result"]
     assert (result["state"], result["value"], client.thread) == ("done", 7, "test-backend")
+
+
+def test_who_pushes_and_waits_is_answered_by_the_thread_that_hears_the_end(workspace: Workspace, backends: Backends) -> None:
+    client = Waiting()
+    push_and_answer(workspace, client, lambda then: workspace.push("script", "wait", then=then), TIMEOUT, make)
+    assert backends.last.waiting.wait(TIMEOUT)
+    assert client.responses.empty()
+    assert client.deferred == math.inf
+    backends.last.end_job(Outcome("done", Value(7, None), None))
+    result = client.answer()["result"]
+    assert (result["state"], result["value"], client.thread) == ("done", 7, "test-backend")
+
+
+def test_a_push_that_comes_again_is_answered_with_the_job_of_the_first(workspace: Workspace) -> None:
+    identity = (b"client", 0, 1)
+    for _ in range(2):
+        client = Waiting()
+        push_and_answer(
+            workspace, client, lambda then: workspace.push("script", "value 7", identity=identity, then=then), TIMEOUT, make
+        )
+        assert client.answer()["result"]["value"] == "7"
+    assert workspace.look(lambda jobs: jobs.next_number) == 1
+
+
+def test_a_pushed_job_that_is_gone_when_its_time_is_over_runs_as_far_as_is_known(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(number: int) -> None:
+        raise RefusedError(f"Job {number} is gone", "job")
+
+    monkeypatch.setattr(workspace, "record", gone)
+    client = Waiting()
+    push_and_answer(workspace, client, lambda then: workspace.push("script", "wait", then=then), 0.01, make)
+    assert client.answer()["result"]["state"] == "running"
 
 
 def test_a_job_that_has_ended_is_answered_at_once(workspace: Workspace) -> None:
