@@ -64,3 +64,21 @@ def test_one_log_in_opens_the_list_and_the_page_of_each_server(visit: Visit, ser
     page.go_back()
     page.get_by_role("button", name="Log out").press("Enter")
     expect(page.get_by_label("Token")).to_be_focused()
+
+
+def test_it_is_said_that_the_gateway_does_not_answer_until_it_does(visit: Visit) -> None:
+    look = "() => document.dispatchEvent(new Event('visibilitychange'))"
+    page = visit.go()
+    page.get_by_label("Token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="lab").wait_for()
+    page.route("**/servers", lambda route: route.abort())
+    page.evaluate(look)
+    page.get_by_role("alert").get_by_text("The gateway did not answer.").wait_for()
+    page.get_by_text("No connection").wait_for()
+    page.unroute("**/servers")
+    page.evaluate(look)
+    for text in ("The gateway did not answer.", "No connection"):
+        expect(page.get_by_text(text)).to_have_count(0)
+    assert [noise for noise in visit.noise if "ERR_FAILED" not in noise] == []
+    visit.noise.clear()  # the browser itself notes what did not come

@@ -134,6 +134,34 @@ def test_on_a_small_screen_the_editor_comes_before_the_variables(visit: Visit, s
         served.ask("destroy_workspace", name=f"one of many {n}")
 
 
+def test_on_a_phone_each_view_fits_and_its_navigation_takes_one_line(visit: Visit) -> None:
+    page = visit.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    for view in ("Server", "Workspaces", "Runs", "Requests", "Models"):
+        visit.go(f"#{view.lower()}")
+        page.get_by_role("heading", level=1).first.wait_for()
+        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), view
+        box = page.get_by_role("navigation").bounding_box()
+        assert box is not None
+        assert box["height"] < 45
+    visit.go("#runs")
+    editor = page.get_by_role("textbox", name="Content of main.py").bounding_box()
+    assert editor is not None
+    assert editor["y"] < 600
+
+
+def test_what_takes_long_to_load_is_said_to_be_on_its_way(visit: Visit) -> None:
+    held: list[Route] = []
+    page = visit.page
+    page.route(re.compile("/views/runs.js$"), lambda route: held.append(route))
+    visit.go("#runs")
+    page.get_by_text("Loading …").wait_for()
+    for route in held:
+        route.continue_()
+    page.get_by_role("heading", name="New run").wait_for()
+    expect(page.get_by_text("Loading …")).to_have_count(0)
+
+
 def test_nothing_is_said_to_be_missing_before_it_was_looked_for(visit: Visit, served: Served) -> None:
     served.ask("create_workspace", name="slow")
     held: list[Route] = []

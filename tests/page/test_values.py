@@ -32,6 +32,7 @@ HOLES = {
     "[1, None]": "[1, None]",
     "np.array([0.5, np.inf])": "[0.5, inf]",
     "{'a': [None, hole], 'b': True}": "a\n[NaN or None, NaN or None]\nb\nTrue",
+    "[[True, hole]]": "Row\n 0 1\n0 True NaN",
     "np.array([[1.5, hole], [2.5, 3.5]])": "Row\n 0 1\n0 1.5 NaN\n1 2.5 3.5",
 }
 FIGURE = "import matplotlib.pyplot as plt\nfigure = plt.figure(figsize=(2, 1))\nplt.plot([1, 2])\nplt.show()"

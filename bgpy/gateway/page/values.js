@@ -335,7 +335,7 @@ function folded(value, depth, nulls) {
 
 function cellOf(cell, head, nulls) {
   const text =
-    cell === null ? (nulls ? nullWord(nulls) : "–") : typeof cell === "string" ? shorten(cell, 300) : typeof cell === "object" ? brief(cell, undefined, nulls) : String(cell);
+    cell === null ? (nulls ? nullWord(nulls) : "–") : typeof cell === "string" ? shorten(cell, 300) : ["object", "boolean"].includes(typeof cell) ? brief(cell, undefined, nulls) : String(cell);
   return head ? h("th", { scope: "row" }, text) : h("td", { class: NUMBER.test(text) ? "number" : undefined }, text);
 }
 

@@ -47,7 +47,7 @@ export function openNewRun(main, ask) {
       ),
       h("div", { class: "stack" }, labelled("File name", name, "A slash makes a folder: data/train.csv"), place, binary),
     ),
-    h("div", { class: "row" }, start, what, h("span", { class: "hint" }, "Ctrl-Enter runs. Escape, then Tab leaves the editor.")),
+    h("div", { class: "row" }, start, what, h("span", { class: "hint keys" }, "Ctrl-Enter runs. Escape, then Tab leaves the editor.")),
   );
   main.append(
     h("h1", {}, "New run"),

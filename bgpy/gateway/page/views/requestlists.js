@@ -105,7 +105,7 @@ export function showRunning(kill) {
         put(connid, seconds, request);
       }
       drawSoon();
-      return gone.slice(-SHOWN).map(([, request]) => request);
+      return gone.map(([, request]) => request);
     },
   };
 }

@@ -12,6 +12,8 @@ export const title = "Requests";
 const TICK = 1000;
 //: How often it is asked who runs, while others come and go.
 const LOOKS = 5;
+//: Ends that are asked for at once: more are not shown.
+const RECALLED = 100;
 //: The answer of a request of which nobody knows how it has ended.
 const LOST = { status: "Lost", message: "The server that it ran on is gone, or no longer knows how it has ended." };
 
@@ -50,7 +52,10 @@ export function show(container, api) {
 
   // Those that are gone, and of whose end no event has told: the server says how they have ended, or that it does not know them.
   async function explain(gone) {
-    const numbers = gone.map(({ request }) => request).filter(Boolean);
+    const numbers = gone
+      .slice(-RECALLED)
+      .map(({ request }) => request)
+      .filter(Boolean);
     const answers = numbers.length ? await api.ask("recall_requests", { requests: numbers }) : {};
     for (const { connid, request } of gone) {
       const answer = answers[request];

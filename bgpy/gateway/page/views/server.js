@@ -168,7 +168,7 @@ function write(tiles, { time, server, workspaces }) {
   put(
     "Latency",
     ran.length ? span(ran[Math.floor(ran.length / 2)]) : "–",
-    `median of ${ran.length} ${ran.length === 1 ? "job" : "jobs"}`,
+    ran.length ? `median of ${ran.length} ${ran.length === 1 ? "job" : "jobs"}` : "no job has ended yet",
   );
 }
 

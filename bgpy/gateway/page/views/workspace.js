@@ -107,7 +107,7 @@ function showCode(main, ask, name) {
   );
   const key = (text) => h("kbd", {}, text);
   const keys = [key("Ctrl"), " ", key("Enter"), " runs the code. ", key("Esc"), ", then ", key("Tab"), " leaves the editor."];
-  main.append(h("section", { class: "card stack", "aria-label": "Code" }, place, buttons, h("p", { class: "hint" }, keys)));
+  main.append(h("section", { class: "card stack", "aria-label": "Code" }, place, buttons, h("p", { class: "hint keys" }, keys)));
   const draft = `bgpy draft ${name}`;
   const code = editor(place, {
     label: `Python code for ${name}`,
