@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,6 +50,23 @@ def test_a_job_object_is_closed_once_and_then_left_alone(kernel: windows_kernel.
     job.close()
     job.terminate()
     assert made.closed
+
+
+def test_a_worker_that_ends_by_itself_has_ended_before_the_rest_is_killed() -> None:
+    """Otherwise its exit code could be that of the rest."""
+    calls: list[Any] = []
+
+    def wait(timeout: float) -> int:
+        calls.append(timeout)
+        if timeout < 1:
+            raise subprocess.TimeoutExpired("worker", timeout)
+        return 0
+
+    process, job = SimpleNamespace(pid=7, wait=wait), SimpleNamespace(terminate=lambda: calls.append("terminate"))
+    held = job_objects.JobProcess(process, job)  # type: ignore[arg-type]
+    held.end_rest(5)
+    held.end_rest(0.5)
+    assert calls == [5, "terminate", 0.5, "terminate"]
 
 
 def test_a_call_that_fails_raises_the_error_of_windows(kernel: windows_kernel.Kernel) -> None:

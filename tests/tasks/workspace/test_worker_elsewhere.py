@@ -112,6 +112,14 @@ def test_kill_takes_along_what_the_job_started(session: Session, system: str) ->
 
 
 @both
+def test_kill_ends_a_job_that_keeps_the_interpreter_to_itself(session: Session, system: str) -> None:
+    number = session.begin("import ctypes\nprint('in', flush=True)\nctypes.PyDLL(None).sleep(1000)")
+    session.recorder.wait_for_text(number, "in")
+    session.backend.kill()
+    assert session.recorder.death() == (KILLED[system], False)
+
+
+@both
 @pytest.mark.parametrize(
     ("script", "reasons"),
     [
