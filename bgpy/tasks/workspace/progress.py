@@ -4,6 +4,7 @@ Tell, from inside a job, what happens in it: how far it has come, what it has sa
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -40,20 +41,40 @@ class Sink:
 
 
 class Sinks:
-    """Where the events go: that of the context, which an interpreter sets for its jobs; else that of the process; else none."""
+    """Where the events go: as the context says, which an interpreter sets for its jobs; else the process; else the namespace."""
 
     def __init__(self) -> None:
-        #: Of an interpreter with a process of its own: threads that its jobs start do not inherit their context.
+        #: Of an interpreter with a process of its own.
         self.of_process: Sink | None = None
         self._of_context: ContextVar[Sink | None] = ContextVar("bgpy_progress", default=None)
+        #: Of the interpreters that share a process, by the ids of their namespaces, which are kept beside them.
+        self._of_namespaces: dict[int, tuple[Mapping[str, Any], Sink]] = {}
 
     def get(self) -> Sink | None:
         """Return where the events of this thread go."""
-        return self._of_context.get() or self.of_process
+        return self._of_context.get() or self.of_process or self._of_code()
 
     def set(self, sink: Sink | None) -> None:
         """Set where the events of this context go."""
         self._of_context.set(sink)
+
+    def add(self, namespace: Mapping[str, Any], sink: Sink) -> None:
+        """Let the events of code of a namespace go there also in threads, which do not inherit the context."""
+        self._of_namespaces[id(namespace)] = namespace, sink
+
+    def remove(self, namespace: Mapping[str, Any]) -> None:
+        """Undo `add`."""
+        self._of_namespaces.pop(id(namespace), None)
+
+    def _of_code(self) -> Sink | None:
+        """Return the sink of the innermost code of such a namespace that this thread runs."""
+        frame = sys._getframe(1) if self._of_namespaces else None
+        while frame is not None:
+            found = self._of_namespaces.get(id(frame.f_globals))
+            if found is not None:
+                return found[1]
+            frame = frame.f_back
+        return None
 
 
 SINK = Sinks()
@@ -64,7 +85,8 @@ def progress(items: Iterable[T], name: str | None = None, total: float | None = 
     Yield the items, and tell whoever watches the job how many are done: ``for x in progress(items)``.
 
     Events are sent at the beginning, then at most ten a second, and at the end, also where the loop is left early. Outside of a
-    job it only yields the items, and so it does in a thread that a job of a ``thread`` workspace started.
+    job it only yields the items. In a thread that a job started it tells of the job that runs then; in one of a ``thread``
+    workspace only where code of the workspace itself calls it, or code that it calls.
 
     Parameters
     ----------

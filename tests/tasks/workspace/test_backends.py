@@ -239,13 +239,26 @@ def test_progress_is_told_in_order(session: Session) -> None:
     assert told[-1] == ("progress", 0, "rows", 5, 5)
 
 
-def test_a_thread_that_a_job_started_tells_progress_where_the_process_is_the_jobs_own(session: Session) -> None:
+def test_a_thread_that_a_job_started_tells_progress(session: Session) -> None:
     session.run(
         "import threading\nfrom bgpy.tasks.workspace import progress\n"
         "thread = threading.Thread(target=lambda: list(progress(range(3), 'beside')))\nthread.start()\nthread.join()"
     )
     told = [each for each in session.recorder.told if each[0] == "progress"]
-    assert told[-1:] == ([("progress", 0, "beside", 3, 3)] if session.backend.abilities.own_main else [])
+    assert told[-1:] == [("progress", 0, "beside", 3, 3)]
+
+
+def test_a_thread_that_outlives_its_job_tells_of_the_one_that_runs_then(session: Session) -> None:
+    session.run(
+        "import threading\nfrom bgpy.tasks.workspace import progress\ngates = [threading.Event(), threading.Event()]\n"
+        "def work():\n    for gate in gates:\n        gate.wait()\n        list(progress([], str(gates.index(gate))))\n"
+        "thread = threading.Thread(target=work)\nthread.start()"
+    )
+    session.run("gates[0].set()\ngates[1].set()\nthread.join()")
+    assert [each for each in session.recorder.told if each[0] == "progress"] == [
+        ("progress", 1, "0", 0, 0),
+        ("progress", 1, "1", 0, 0),
+    ]
 
 
 def test_what_a_job_has_saved_is_told(session: Session) -> None:

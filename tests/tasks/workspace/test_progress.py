@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -65,3 +66,25 @@ def test_an_unknown_length_is_none_and_may_be_given(sent: list[tuple[Any, ...]],
 def test_nothing_to_do_is_told_too(sent: list[tuple[Any, ...]], clock: SimpleNamespace) -> None:
     assert list(progress([])) == []
     assert sent == [("", 0, 0)]
+
+
+def test_code_of_a_namespace_is_found_in_a_thread_without_its_context() -> None:
+    namespaces: list[dict[str, Any]] = [{"progress": progress}, {"progress": progress}]
+    told: list[list[str]] = [[], []]
+    for namespace, names in zip(namespaces, told, strict=True):
+        exec("def run(name): return list(progress([1], name))", namespace)
+        SINK.add(namespace, Sink(lambda event, details, names=names: names.append(details["name"])))  # type: ignore[misc]
+
+    def run_both() -> None:
+        for namespace, name in zip(namespaces, "ab", strict=True):
+            assert list(map(namespace["run"], [name])) == [[1]]
+
+    thread = threading.Thread(target=run_both)
+    thread.start()
+    thread.join()
+    assert told == [["a", "a"], ["b", "b"]]
+    SINK.remove(namespaces[0])
+    SINK.remove(namespaces[0])
+    run_both()
+    assert told == [["a", "a"], ["b", "b", "b", "b"]]
+    SINK.remove(namespaces[1])

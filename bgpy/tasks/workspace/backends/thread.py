@@ -105,10 +105,15 @@ class ThreadBackend:
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._shield = Shield()
+        self._sink = Sink(self._tell_news)
+        #: Held by the thread that tells the listener something, which is `_teller`: a job's own threads do so, too.
+        self._telling = threading.Lock()
+        self._teller = 0
         self._closed = False
 
     def start(self) -> None:
         """See `Backend`."""
+        SINK.add(self._interpreter.namespace, self._sink)
         self._thread = threading.Thread(target=self._serve, name="bgpy-thread-workspace", daemon=True)
         self._thread.start()
 
@@ -184,6 +189,7 @@ class ThreadBackend:
         if self._closed or self._thread is None:
             return
         self._closed = True
+        SINK.remove(self._interpreter.namespace)
         self._orders.put(None)
         current = self._shield.current
         if current is not None:
@@ -200,28 +206,41 @@ class ThreadBackend:
 
     def _serve(self) -> None:
         _BACKEND.set(self)
-        SINK.set(Sink(self._tell_news))
+        SINK.set(self._sink)
         self._shield.thread = _thread.get_ident()
         while (order := self._orders.get()) is not None:
             with job_streams():
                 outcome = self._shield.run(order.number, partial(self._interpreter.run, order), _INTERRUPTED)
-            if not self._closed:
-                self._listener.ended(order.number, outcome)
+            with self._telling:
+                if not self._closed:
+                    self._listener.ended(order.number, outcome)
+
+    # What a job tells, in its thread or in one of its own
 
     @property
     def in_job(self) -> bool:
-        """Whether the thread of the interpreter runs code of a job, and none of ours."""
-        return self._shield.current is not None and not self._shield.entered
+        """Whether a job runs, and the calling thread no code of ours within it."""
+        own = _thread.get_ident()
+        ours = self._shield.entered if own == self._shield.thread else own == self._teller
+        return self._shield.current is not None and not ours
 
     def tell_output(self, stream: _Stream, text: str) -> None:
         """Pass on what the running job writes."""
-        with self._shield:
-            number = self._shield.current
-            if text and number is not None and not self._closed:
-                self._listener.output(number, stream, str.encode(text, "utf-8", "backslashreplace"))
+        data = str.encode(text, "utf-8", "backslashreplace")
+        if data:
+            self._tell(lambda number: self._listener.output(number, stream, data))
 
     def _tell_news(self, event: str, details: dict[str, Any]) -> None:
-        with self._shield:
+        self._tell(lambda number: self._listener.news(number, event, details))
+
+    def _tell(self, tell: Callable[[int], None]) -> None:
+        """Tell something of the job that runs, if one does. No thread is interrupted meanwhile: only the job's own ever is."""
+        own = _thread.get_ident()
+        with self._shield if own == self._shield.thread else contextlib.nullcontext(), self._telling:
             number = self._shield.current
             if number is not None and not self._closed:
-                self._listener.news(number, event, details)
+                self._teller = own
+                try:
+                    tell(number)
+                finally:
+                    self._teller = 0
