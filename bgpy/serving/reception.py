@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from bgpy.addresses import format_address
 from bgpy.connection import Connection, drive_opening, end_politely
 from bgpy.errors import BgpyError, RemoteProtocolError
+from bgpy.held import held_instances
 from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.handshake import (
     Admission,
@@ -231,6 +232,8 @@ class Reception:
             pass  # as above; the next turn of the loop tries again
 
     def _receive(self, sock: socket.socket) -> None:
+        # Once for the thread: whatever it runs but concurrent tasks stands in the queue for the state, or holds it.
+        held_instances.set((self._door.instance,))
         try:
             self._open_and_converse(sock)
         except (OSError, BrokenConnection, BgpyError) as error:

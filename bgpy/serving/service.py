@@ -49,7 +49,6 @@ class Service:
 
     def __init__(self, instance: bytes) -> None:
         self.instance = instance
-        self._alone = (instance,)
         self.turns = TurnLock()
         self.deadlines = Deadlines()
         self.started = time.time()
@@ -126,12 +125,8 @@ class Service:
             if wrong is not None:
                 raise wrong
             if tasks is None:
-                # An INIT may have been ahead in the queue.
-                tasks = self._tasks
-                if tasks is None:
-                    raise NotInitializedError
-                request.confirm()
-            outcome = self._call(tasks.exec, request, self._state, message)
+                tasks = self._tasks_by_now(request)
+            outcome = self._attempt(tasks, request, message)
             if isinstance(outcome, dict):
                 self._state = outcome
         finally:
@@ -196,19 +191,29 @@ class Service:
         self._tasks = tasks
         return None
 
+    def _tasks_by_now(self, request: Request) -> TaskSet:
+        """Return the tasks where an INIT was ahead of a request in the queue, and confirm the request; with the turn in hand."""
+        if self._tasks is None:
+            raise NotInitializedError
+        request.confirm()
+        return self._tasks
+
     def _execute_concurrently(self, request: Request, tasks: TaskSet) -> None:
         with self._counts:
             if self._closing:
                 raise ServerEndingError
             self._concurrent += 1
             self._concurrent_requests += 1
+        # It holds no state: it may call this very server, and so may what is unpickled for it.
+        token = held_instances.set(())
         try:
             request.deferrable = True
             message, wrong = self._understand(request, True)
             if wrong is not None:
                 raise wrong
-            outcome = self._call(tasks.exec, request, self._state, message, holding=False)
+            outcome = self._attempt(tasks, request, message)
         finally:
+            held_instances.reset(token)
             with self._counts:
                 self._concurrent -= 1
                 if self._end_awaited:
@@ -221,13 +226,19 @@ class Service:
             return
         self._settle(request, outcome if isinstance(outcome, _Raised) else {})
 
-    def _call(self, task: Callable[..., Any], *arguments: Any, holding: bool = True) -> Any:
-        """Call a task; what it raises, `SystemExit` included, comes back as `_Raised`."""
-        outer = held_instances.get()
-        token = held_instances.set(() if not holding else (*outer, self.instance) if outer else self._alone)
+    def _attempt(self, tasks: TaskSet, request: Request, message: dict[str, Any]) -> Any:
+        """Call the exec task; what it raises, `SystemExit` included, comes back as `_Raised`."""
+        try:
+            return tasks.exec(request, self._state, message)
+        except BaseException as exception:  # noqa: BLE001 - a task may raise anything, and the server lives on
+            return _Raised(exception)
+
+    def _call(self, task: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the init or the exit task, which may have any thread; what it raises comes back as `_Raised`."""
+        token = held_instances.set((*held_instances.get(), self.instance))
         try:
             return task(*arguments)
-        except BaseException as exception:  # noqa: BLE001 - a task may raise anything, and the server lives on
+        except BaseException as exception:  # noqa: BLE001 - as above
             return _Raised(exception)
         finally:
             held_instances.reset(token)

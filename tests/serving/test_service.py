@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -260,20 +260,39 @@ def test_a_request_whose_answer_is_seen_to_has_no_deadline() -> None:
     assert answer.ended
 
 
+class Noting:
+    """Notes, when it is unpickled and when its task runs, whose state the thread holds."""
+
+    seen: ClassVar[list[tuple[bytes, ...]]] = []
+
+    def __reduce__(self) -> Any:
+        return note, ()
+
+
+def note(*args: Any) -> Args:
+    Noting.seen.append(held_instances.get())
+    return {}
+
+
 def test_a_task_knows_whose_state_its_thread_holds() -> None:
-    seen: list[tuple[bytes, ...]] = []
+    """The thread of a connection holds its server's; a concurrent task, and what comes for it, holds none."""
+    Noting.seen.clear()
 
     def task(client_socket: ClientSocket, state: Args, args: Args) -> Args:
-        seen.append(held_instances.get())
-        client_socket.respond({})
+        client_socket.respond(note())
         return state
 
     service = Service(INSTANCE)
-    service.start(TaskSet(lambda: {}, task, lambda *args: None))
-    run(service, {})
-    run(concurrent_service(task), {})
-    assert seen == [(INSTANCE,), ()]
+    service.start(TaskSet(lambda: note(), task, lambda *args: None))
     assert held_instances.get() == ()
+    token = held_instances.set((INSTANCE,))
+    try:
+        run(service, {"noting": Noting()})
+        run(concurrent_service(task), {"noting": Noting()})
+        assert held_instances.get() == (INSTANCE,)
+    finally:
+        held_instances.reset(token)
+    assert Noting.seen == [(INSTANCE,), (INSTANCE,), (INSTANCE,), (), ()]
 
 
 class Interrupting:
