@@ -29,7 +29,6 @@ from bgpy.protocol.calls import (
     SUBMIT_FLAGS,
     Call,
     execute_call,
-    execute_flags,
     exit_call,
     initialize_call,
     read_answer,
@@ -37,7 +36,7 @@ from bgpy.protocol.calls import (
     status_call,
 )
 from bgpy.protocol.exchange import BrokenConnection, Deliver, Exchange, Open, Receive, Transmit
-from bgpy.protocol.frames import FLAG_MORE, Frame
+from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, Frame
 from bgpy.protocol.handshake import Admission, Opening
 from bgpy.protocol.messages import STATUS
 from bgpy.protocol.states import State
@@ -157,7 +156,7 @@ class Client(Caller):
         ClientClosedError
             `close` was called.
         """
-        call = execute_call(args, execute_flags(await_response))
+        call = execute_call(args, FLAG_AWAIT if await_response else FLAG_CONFIRM)
         return read_answer(call, self._first_frame(call, timeout)) or {}
 
     def stream(self, args: dict[str, Any], timeout: float | None = None) -> Iterator[dict[str, Any]]:
@@ -328,11 +327,10 @@ class Client(Caller):
         frame = None
         try:
             connection = lane.connection
-            exchange = None
-            if connection is not None and not lane.draining and connection.quiet() and connection.takes(call.payload):
-                frame, exchange = self._at_once(connection, lane, call, wait)
-            if frame is None:
-                frame = next(self._drive(lane, exchange or self._new_exchange(lane, call), wait))
+            if connection is not None and not lane.draining and connection.ready(call.payload):
+                frame = self._at_once(connection, lane, call, wait)
+            else:
+                frame = next(self._exchange(lane, call, wait))
         finally:
             if frame is not None and not frame.flags & FLAG_MORE:
                 pool.give_back(lane)
@@ -343,35 +341,37 @@ class Client(Caller):
     def _new_exchange(self, lane: Lane, call: Call) -> Exchange:
         return Exchange(self._dialer.address, lane.numbers, call.kind, call.flags, call.payload)
 
-    def _at_once(self, connection: Connection, lane: Lane, call: Call, wait: Wait) -> tuple[Frame | None, Exchange | None]:
+    def _at_once(self, connection: Connection, lane: Lane, call: Call, wait: Wait) -> Frame:
         """
-        Do the usual thing over a connection that lives, without the detour over instructions.
+        Do the usual thing over a connection that lives, without a detour over instructions; where it breaks, an exchange goes on.
 
-        Returns the first part of the answer; or, where the connection has broken, the exchange that goes on from there.
+        Returns the first part of the answer.
         """
-        instance = connection.opening.instance
-        if instance in held_instances.get() and call.kind != STATUS:
+        kind, flags, payload, _ = call
+        held = held_instances.get()
+        if held and connection.opening.instance in held and kind != STATUS:
             raise OwnServerError(self._dialer.address)
+        deadline = wait.deadline
         number = lane.numbers.next()
         whole = False
         try:
-            connection.transmit(call.kind, call.flags, 0, number, call.payload, wait.deadline)
+            connection.transmit(kind, flags, 0, number, payload, deadline)
             whole = True
-            frame = connection.receive(wait.deadline)
+            frame = connection.receive(deadline)
             if frame.number != number or frame.part:
                 raise RemoteProtocolError(f"Expected part 0 of answer {number}, got part {frame.part} of {frame.number}")
+            return frame
         except BrokenConnection as broken:
             lane.drop()
             exchange = self._new_exchange(lane, call)
-            exchange.take_over(number, instance, whole, broken)
-            return None, exchange
+            exchange.take_over(number, connection.opening.instance, whole, broken)
         except TimeoutError:
             raise self._too_late(wait, None if whole else False) from None
         except ProtocolError as error:
             if whole:
                 error.executed = None  # what came in place of the answer tells nothing
             raise
-        return frame, None
+        return next(self._drive(lane, exchange, wait))
 
     def _settle(self, future: Future[dict[str, Any]], call: Call, lane: Lane, frames: Iterator[Frame]) -> None:
         """Wait for the response to a submitted request; for its own thread."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bgpy.addresses import format_address, is_loopback, resolve_addresses
 from bgpy.errors import AuthenticationError, BgpyError, ConnectError, LocalProtocolError
 from bgpy.protocol.exchange import BrokenConnection
-from bgpy.protocol.frames import FLAG_MORE, Frame, FrameMac, FrameReader, Header, encode_frame, encode_small
+from bgpy.protocol.frames import FLAG_MORE, SMALL_SIZE, Buffer, Frame, FrameMac, FrameReader, Header, encode_frame, pack_header
 from bgpy.protocol.handshake import ClientHello, Opener, Opening, Terms, client_opening, make_view
 from bgpy.protocol.messages import Payload
 from bgpy.protocol.states import ConnectionState, Role
@@ -51,9 +52,10 @@ class Connection:
         self._reader = FrameReader(max_size, None if opening.receive_key is None else FrameMac(opening.receive_key))
         self._mac = None if opening.send_key is None else FrameMac(opening.send_key)
         self._receive_into = wire.receive_into
-        self._receive_now = wire.receive_now
-        self._quiet = wire.quiet
+        self._receive_now = wire.receive_now or partial(wire.receive_into, timeout=None)
+        self._readable = wire.readable
         self._send = wire.send
+        self._peer_max_size = opening.peer_max_size
         # A frame with a MAC is more than one piece.
         self._send_now = wire.send_now if self._mac is None else None
         #: An answer that came before its request had left.
@@ -73,10 +75,26 @@ class Connection:
         refuses a request for its size answers before it has come, and closes: then there is something to `receive`.
         """
         self.state.sending(kind, flags & FLAG_MORE)
+        pickle, buffers, _ = payload
+        size = len(pickle)
+        if size > SMALL_SIZE or buffers or self._send_now is None:
+            self._send_rest(encode_frame(kind, flags, part, number, pickle, buffers, self._mac), deadline, 0)
+            return
+        # As `encode_frame` does, without its detour over a list of parts.
+        data = pack_header(kind, flags, 0, part, number, size) + pickle
         try:
-            self._put(kind, flags, part, number, payload, deadline)
+            written = self._send_now(data, DONTWAIT)
+        except OSError:
+            written = 0  # no room, or broken: `send` says which
+        if written != len(data):
+            self._send_rest([data], deadline, written)
+
+    def _send_rest(self, parts: list[Buffer], deadline: float | None, written: int) -> None:
+        """Send what did not go at once; where that breaks, look whether the server has refused the request meanwhile."""
+        try:
+            self._send(parts, deadline, written)
         except BrokenConnection as broken:
-            if not broken.written or not self._answered_early():
+            if not broken.written or self.state.role is Role.SERVER or not self._answered_early():
                 raise
 
     def _answered_early(self) -> bool:
@@ -89,26 +107,11 @@ class Connection:
     def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
         """Send one frame of an answer; False where the connection is broken, and then it is ended for good."""
         try:
-            self.state.sending(kind, flags & FLAG_MORE)
-            self._put(kind, flags, part, number, payload, None)
+            self.transmit(kind, flags, part, number, payload)
         except (BrokenConnection, LocalProtocolError):
             self.shut_down()
             return False
         return True
-
-    def _put(self, kind: int, flags: int, part: int, number: int, payload: Payload, deadline: float | None) -> None:
-        """Send one frame; what is small and goes at once in the fewest steps."""
-        if self._send_now is not None and not payload.buffers:
-            data = encode_small(kind, flags, part, number, payload.pickle)
-            if data is not None:
-                try:
-                    written = self._send_now(data, DONTWAIT)
-                except OSError:
-                    written = 0  # no room, or broken: `send` says which
-                if written != len(data):
-                    self._send([data], deadline, written)
-                return
-        self._send(encode_frame(kind, flags, part, number, payload.pickle, payload.buffers, self._mac), deadline)
 
     def receive(self, deadline: float | None = None, announced: Callable[[Header], None] | None = None) -> Frame:
         """
@@ -135,12 +138,10 @@ class Connection:
         frame = None
         if reader.idle:
             try:
-                if deadline is None and self._receive_now is not None:
+                if deadline is None:
                     count = self._receive_now(reader.first_memory)
                 else:
-                    count = self._receive_into(
-                        reader.first_memory, None if deadline is None else max(deadline - time.monotonic(), 0)
-                    )
+                    count = self._receive_into(reader.first_memory, max(deadline - time.monotonic(), 0))
             except OSError as error:
                 if is_deadline(error):
                     raise
@@ -176,14 +177,19 @@ class Connection:
             raise BrokenConnection("the other side closed the connection within a frame")
         reader.advance(count)
 
-    def takes(self, payload: Payload) -> bool:
-        """Return whether a payload is surely within the other side's limits; where it is not, `Exchange` looks closer."""
-        return not payload.buffers and not payload.by_value and len(payload.pickle) <= self.opening.peer_max_size
+    def ready(self, payload: Payload) -> bool:
+        """
+        Return whether a request can surely go out now: the connection is `quiet`, and the payload within the other side's limits.
+
+        Where it is not, `Exchange` looks closer.
+        """
+        pickle, buffers, by_value = payload
+        return not (buffers or by_value or len(pickle) > self._peer_max_size or not self._reader.idle or self._readable())
 
     def quiet(self) -> bool:
         """Return whether there is nothing to read now: no byte, no end, no error. Does not block."""
         # Not the wire alone: the end of a request may have come in one piece with its confirmation.
-        return self._reader.idle and self._quiet()
+        return self._reader.idle and not self._readable()
 
     def wait_for_end(self, deadline: float) -> bool:
         """Wait for the other side to close; blocks. Returns whether it did in time."""

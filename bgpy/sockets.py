@@ -163,10 +163,11 @@ class ClientSocket:
                 self.responded = not more
                 return
             payload = dump(response)
-            if payload.buffers or payload.by_value or len(payload.pickle) > opening.peer_max_size:
-                self._check(payload, opening)
-            flags = FLAG_BY_VALUE if payload.by_value else 0
-            answer.send(OK, flags | FLAG_MORE if more else flags, payload)
+            pickle, buffers, by_value = payload
+            flags = FLAG_MORE if more else 0
+            if buffers or by_value or len(pickle) > opening.peer_max_size:
+                flags |= self._check(payload, opening)
+            answer.send(OK, flags, payload)
         except LocalProtocolError:
             self.failure = ResponseError("The last response to this request is out, sent by another thread or its deadline")
             raise self.failure from None
@@ -200,13 +201,14 @@ class ClientSocket:
         if self.note_ending is not None:
             self.note_ending(wake)
 
-    def _check(self, payload: Payload, opening: Opening) -> None:
-        """Refuse what the client could not take."""
+    def _check(self, payload: Payload, opening: Opening) -> int:
+        """Refuse what the client could not take; return the flag that the payload needs."""
         size = frame_size(payload.pickle, payload.buffers)
         if size > opening.peer_max_size:
             raise MessageTooLargeError(size, opening.peer_max_size, True)
         if payload.by_value and opening.peer_python != own_python():
             raise PythonVersionError(own_python(), opening.peer_python)
+        return FLAG_BY_VALUE if payload.by_value else 0
 
 
 def respond(client_socket: ClientSocket, response: dict[str, object], more: bool = False) -> None:

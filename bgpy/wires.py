@@ -45,8 +45,9 @@ class Wire(Protocol):
         Raises `BrokenConnection` with the bytes handed over, also when none goes for `PROGRESS_TIMEOUT`, and TimeoutError.
         """
 
-    def quiet(self) -> bool:
-        """Return whether there is nothing to read now: no byte, no end, no error. Does not block."""
+    @property
+    def readable(self) -> Callable[[], object]:
+        """A function that is true where there is something to read now: bytes, an end, an error. Does not block."""
 
 
 class PlainWire:
@@ -56,7 +57,7 @@ class PlainWire:
         self.sock = sock
         self.receive_now: Callable[[memoryview], int] | None = sock.recv_into if DONTWAIT else None
         self.send_now: Callable[[bytes, int], int] | None = sock.send if DONTWAIT else None
-        self._readable = make_probe(sock)
+        self.readable = make_probe(sock)
 
     def receive_into(self, memory: memoryview, timeout: float | None) -> int:
         """Read some bytes; see `Wire`."""
@@ -98,10 +99,6 @@ class PlainWire:
                 raise TimeoutError
         elif not wait_socket(self.sock, write=True, timeout=PROGRESS_TIMEOUT):
             raise BrokenConnection(f"the other side took no byte for {PROGRESS_TIMEOUT:g} s", written)
-
-    def quiet(self) -> bool:
-        """See `Wire`."""
-        return not self._readable()
 
 
 class TlsWire:
@@ -176,9 +173,9 @@ class TlsWire:
                     except BrokenConnection as broken:
                         raise BrokenConnection(broken.reason, written) from broken
 
-    def quiet(self) -> bool:
+    def readable(self) -> object:
         """See `Wire`."""
-        return not self._incoming.pending and not self.tls.pending() and self._plain.quiet()
+        return self._incoming.pending or self.tls.pending() or self._plain.readable()
 
     def _feed(self, timeout: float | None) -> None:
         count = self._plain.receive_into(self._raw, timeout)

@@ -281,7 +281,7 @@ def test_a_connection_is_quiet_unless_something_has_come(pair: tuple[Connection,
     )
     server.wire.sock.sendall(first + second)
     client.receive()
-    assert client.wire.quiet()  # both have been read from the socket
+    assert not client.wire.readable()  # both have been read from the socket
     assert not client.quiet()
     client.receive()
     assert client.quiet()

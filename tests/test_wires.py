@@ -93,16 +93,16 @@ def test_a_read_ends_at_its_timeout_at_the_end_of_the_stream_and_with_what_there
     assert pair[0].receive_into(memory, 20) == 0
 
 
-def test_quiet_is_when_there_is_nothing_to_read_not_even_an_end(pair: Pair) -> None:
-    assert pair[0].quiet()
+def test_a_wire_is_readable_when_there_is_something_to_read_also_an_end(pair: Pair) -> None:
+    assert not pair[0].readable()
     pair[1].send([b"some bytes"])
-    assert not pair[0].quiet()
+    assert pair[0].readable()
     read(pair[0], 4)
-    assert not pair[0].quiet()
+    assert pair[0].readable()
     read(pair[0], 6)
-    assert pair[0].quiet()
+    assert not pair[0].readable()
     pair[1].sock.close()
-    assert not pair[0].quiet()
+    assert pair[0].readable()
 
 
 def test_no_progress_breaks_off_and_says_how_much_went(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

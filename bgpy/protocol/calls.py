@@ -40,7 +40,8 @@ def initialize_call(tasks: tuple[Any, ...]) -> Call:
 
 def execute_call(args: dict[str, Any], flags: int) -> Call:
     """Return the call of the exec task; raises TypeError and SerializationError."""
-    _check_dict("args", args)
+    if not isinstance(args, dict):
+        raise _no_dict("args", args)
     return _new_tuple(Call, (EXEC, flags, dump(args), args))
 
 
@@ -58,7 +59,8 @@ def exit_call(args: dict[str, Any] | None, await_response: bool, grace: float | 
     if grace is not None and not 0 <= grace <= MAX_GRACE:
         raise ValueError(f"A server ends within 0 to {MAX_GRACE:g} s, not {grace:g}.")
     if args is not None:
-        _check_dict("exit_args", args)
+        if not isinstance(args, dict):
+            raise _no_dict("exit_args", args)
     message = {"args": args or {}, "grace": grace}
     return Call(MessageType.EXIT, FLAG_AWAIT if await_response else 0, dump(message), message)
 
@@ -78,12 +80,12 @@ def read_answer(call: Call, frame: Frame) -> dict[str, Any] | None:
         What the server answered; or SerializationError or RemoteProtocolError where that cannot be read here: `executed` is True,
         and None where what cannot be read is an error.
     """
-    kind = frame.kind
+    kind, _, _, _, pickle, buffers = frame
     if kind == END:
         return None
     if kind == ERROR:
         try:
-            failure = load_failure(frame.pickle)
+            failure = load_failure(pickle)
         except BgpyError as unreadable:
             unreadable.executed = None
             raise
@@ -91,7 +93,7 @@ def read_answer(call: Call, frame: Frame) -> dict[str, Any] | None:
             failure.key = key_of_module(call.message, failure.module)
         raise failure
     try:
-        message = load(frame.pickle, frame.buffers)
+        message = load(pickle, buffers)
     except SerializationError as error:
         error.executed = True
         raise
@@ -112,6 +114,5 @@ def read_initialized(call: Call, frame: Frame, exist_ok: bool) -> dict[str, Any]
         return dict(ALREADY_INITIALIZED)
 
 
-def _check_dict(name: str, value: object) -> None:
-    if not isinstance(value, dict):
-        raise TypeError(f"{name} must be a dict, not {type(value).__name__}")
+def _no_dict(name: str, value: object) -> TypeError:
+    return TypeError(f"{name} must be a dict, not {type(value).__name__}")

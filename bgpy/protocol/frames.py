@@ -17,7 +17,7 @@ from bgpy.system import anonymous_memory
 #: kind, flags, number of buffers, part, request number, length of the pickle.
 HEADER = struct.Struct("!BBHIQQ")
 _HEADER_SIZE = HEADER.size
-_pack_header = HEADER.pack
+pack_header = HEADER.pack
 _unpack_header = HEADER.unpack_from
 _LENGTH = struct.Struct("!Q")
 _COUNT = struct.Struct("!Q")
@@ -126,14 +126,6 @@ def encode_frame(
     return parts
 
 
-def encode_small(kind: int, flags: int, part: int, number: int, pickle: Buffer) -> bytes | None:
-    """Return a whole frame without buffers and without a MAC as one piece; None where the pickle is too large to be copied."""
-    size = len(pickle)
-    if size > SMALL_SIZE:
-        return None
-    return _pack_header(kind, flags, 0, part, number, size) + pickle
-
-
 def frame_size(pickle: Buffer, buffers: list[memoryview]) -> int:
     """Return the size in bytes that a limit is compared with: pickle and buffers."""
     return len(pickle) + sum([buffer.nbytes for buffer in buffers]) if buffers else len(pickle)
@@ -164,6 +156,8 @@ class FrameReader:
         self._view = memoryview(self._small)
         #: What `memory` returns while the reader is idle.
         self.first_memory = self._view
+        #: Whether no byte of an unfinished frame has arrived. Kept, not asked for: every request looks here.
+        self.idle = True
         self._start = 0
         self._end = 0
         self._head = b""  # header and lengths of the large frame under way
@@ -171,11 +165,6 @@ class FrameReader:
         self._parts: list[memoryview] = []
         self._part = 0
         self._filled = 0
-
-    @property
-    def idle(self) -> bool:
-        """Whether no byte of an unfinished frame has arrived."""
-        return not self._end and not self._head
 
     def memory(self) -> memoryview:
         """Return the memory to fill next, never empty."""
@@ -201,10 +190,12 @@ class FrameReader:
             if length + _HEADER_SIZE == count and not buffers and not flags & _UNKNOWN_FLAGS and length <= self.max_size:
                 return _new_tuple(Frame, (kind, flags, part, number, self._small[_HEADER_SIZE:count], []))
         self._end = count
+        self.idle = False
         return None
 
     def advance(self, count: int) -> None:
         """Take note that `count` bytes of `memory()` were filled."""
+        self.idle = False
         if self._parts:
             self._filled += count
             self._next_part()
@@ -270,6 +261,7 @@ class FrameReader:
         self._start = end
         if end == self._end:
             self._start = self._end = 0
+            self.idle = True
         return _new_tuple(Frame, (kind, flags, part, number, pickle, []))
 
     def _announce(self, kind: int, flags: int, part: int, number: int, length: int, table: int) -> None:
@@ -303,6 +295,7 @@ class FrameReader:
             self._check(parts.pop().tobytes(), [self._head, *parts])
         self._head = b""
         self._parts = []
+        self.idle = not self._end
         return Frame(kind, flags, part, number, parts[0], parts[1 : 1 + buffers])
 
     def _check(self, tag: bytes, parts: list[Buffer]) -> None:

@@ -203,7 +203,7 @@ def load(pickle: bytes | bytearray | memoryview, buffers: Sequence[Any] = ()) ->
     """
     try:
         if pickle[0] == _PICKLE_START:
-            return _pickle.loads(pickle, buffers=buffers)
+            return _pickle.loads(pickle, buffers=buffers) if buffers else _pickle.loads(pickle)
         return load_with_modules(pickle, partial(_pickle.loads, buffers=buffers))
     except (KeyboardInterrupt, SerializationError):
         raise

@@ -107,8 +107,9 @@ class Conversation:
 
     def _serve_one(self) -> bool:
         # One call for one request: a local that outlived it would keep its buffers until the next one comes.
-        frame = self._connection.receive(announced=self._announced)
-        verdict, answer = self._lanes.claim(self._lane, self._seat, frame.number)
+        connection, lane = self._connection, self._lane
+        frame = connection.receive(announced=self._announced)
+        verdict, answer = self._lanes.claim(lane, self._seat, frame.number)
         if answer is None:
             if verdict is Verdict.STALE:
                 raise RemoteProtocolError(f"Request {frame.number} was acknowledged long ago")
@@ -116,8 +117,7 @@ class Conversation:
         if verdict is REPLAY:
             answer.replay(self._seat, frame.part)
         else:
-            request = Request(frame, answer, self._connection.opening, self._lane)
-            self._service.run(request, self._handlers[frame.kind])
+            self._service.run(Request(frame, answer, connection.opening, lane), self._handlers[frame.kind])
         if self._taken:
             self._give_back()
         return True

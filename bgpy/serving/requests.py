@@ -41,11 +41,10 @@ class Request(ClientSocket):
 
     def __init__(self, frame: Frame, answer: Answer, opening: Opening, lane: Lane | None = None) -> None:
         self.flags = frame.flags
-        self._answer = answer
+        self._answer = self._last = answer
         self._opening = opening
         self.kind = frame.kind
         self._frame: Frame | None = frame
-        self._last = answer
         self._lane = lane
 
     @property
