@@ -233,3 +233,18 @@ def test_a_workspace_whose_connection_is_lost_for_good_has_died_and_leaves_no_ac
     assert session.recorder.death() == ("the connection to its node broke", False)
     assert wait_for_end(pid, start_time, PATIENCE)
     assert ray_agent.ask("records") == []
+
+
+def test_a_workspace_that_is_killed_while_its_connection_is_broken_is_gone(
+    session: Session, detour: Detour, ray_agent: Cluster
+) -> None:
+    assert detour.proxy is not None
+    pid = session.value("import os\nos.getpid()")
+    start_time = process_start_time(pid) or ""
+    session.begin("while True: pass")
+    detour.proxy.__exit__()
+    detour.proxy = None
+    assert session.backend.kill()
+    assert session.recorder.death() == ("signal SIGKILL", False)
+    assert wait_for_end(pid, start_time, PATIENCE)
+    assert ray_agent.ask("records") == []
