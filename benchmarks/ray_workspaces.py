@@ -58,6 +58,10 @@ class Bare:
         """Return a variable."""
         return self.namespace[name]
 
+    def set_copy(self, name: str, value: Any) -> None:
+        """Set a variable to what can be written: what comes out of the object store cannot."""
+        self.namespace[name] = np.array(value)
+
 
 class Stand(Workspaces):
     """All that takes part: a server with workspaces on the cluster and in processes, and bare actors."""
@@ -134,8 +138,8 @@ def push(lab: Workspace) -> None:
 
 
 def ratios(figures: dict[str, list[float]], what: str) -> dict[str, float]:
-    """Return what is asked of the times: the share of those of a bare actor, of a process, and of the way by the server."""
-    bases = ("bare actor", "process", "on Ray, by the server")
+    """Return what is asked of the times: the share of those of a bare actor, of a process, and of other ways."""
+    bases = ("bare actor", "bare actor with a copy", "process", "on Ray, by the server")
     return {f"{what}, on Ray / {base}": ratio(figures, "on Ray", base) for base in bases if base in figures}
 
 
@@ -158,6 +162,10 @@ def hand_over(made: Stand, rounds: int) -> dict[str, float]:
             ways["set"][name] = lambda first=first, value=value: first.variables.update({"x": value})
             ways["get"][name] = lambda first=first: first.variables["x"]
             ways["copy"][name] = lambda first=first, second=second: first.copy_variable("x", second)
+        if what == "array":
+            # What can be written there is an array that was copied out of the object store, as a workspace's variables are.
+            ways["set"]["bare actor with a copy"] = lambda: ray.get(actors[0].set_copy.remote("x", array))
+            ways["get"]["bare actor with a copy"] = lambda: np.array(ray.get(actors[0].get.remote("x")))
         lab = labs["on Ray"][0]
         ways["set"]["on Ray, by the server"] = lambda lab=lab, value=value: set_by_server(made, lab, value)
         ways["get"]["on Ray, by the server"] = lambda lab=lab: get_by_server(made, lab)
