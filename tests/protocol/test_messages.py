@@ -8,10 +8,8 @@ import mmap
 import pickle
 import subprocess
 import sys
-import threading
 import types
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,71 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.messages import travel
 
 from bgpy.errors import SerializationError
-from bgpy.protocol.messages import MessageType, Payload, dump, is_data, key_of_module, load
+from bgpy.protocol.messages import MessageType, dump, is_data, load
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    max_leaves=6,
+)
 
 
-def travel(message: Any) -> Any:
-    """Pickle a message and unpickle it, with the buffers in memory of their own as a receiver has them."""
-    payload = dump(message)
-    return load(payload.pickle, [bytearray(buffer) for buffer in payload.buffers])
+MAIN = """
+    import collections, dataclasses, enum, functools, typing
+    COUNT = 0
+    def increase():
+        global COUNT
+        COUNT += 1
+    def count():
+        return COUNT
+    class Colour(enum.Enum):
+        RED = 1
+    @dataclasses.dataclass(frozen=True)
+    class Point:
+        x: int = 0
+        tags: list = dataclasses.field(default_factory=list)
+        def moved(self): return Point(self.x + 1)
+        @staticmethod
+        def static(): return 'static'
+        @classmethod
+        def made(cls): return cls(7)
+        @property
+        def double(self): return self.x * 2
+    class Base:
+        def __init__(self): self.base = True
+    class Slotted(Base):
+        __slots__ = ('a',)
+        def __init__(self):
+            super().__init__()
+            self.a = 1
+    class Call:
+        def __call__(self, value): return value + 1
+    class Pair(typing.NamedTuple):
+        a: int
+        b: int
+    Old = collections.namedtuple('Old', 'a')
+    class Failure(Exception):
+        def __init__(self, *, code):
+            super().__init__(code)
+            self.code = code
+        def __reduce__(self):
+            return functools.partial(Failure, code=self.code), ()
+    def decorate(function):
+        @functools.wraps(function)
+        def wrapper(*args):
+            return ('wrapped', function(*args))
+        return wrapper
+    @decorate
+    def decorated(value): return value
+    @functools.lru_cache(maxsize=7)
+    def cached(n): return n if n < 2 else cached(n - 1) + cached(n - 2)
+    T = typing.TypeVar('T')
+    class Box(typing.Generic[T]):
+        def get(self) -> T: return 1
+"""
 
 
 # Plain messages
@@ -62,13 +116,6 @@ def test_plain_messages_are_the_same_afterwards_and_hold_no_bytecode(message: An
     assert not payload.by_value
     assert load(payload.pickle) == message
     assert load(memoryview(bytes(payload.pickle)), []) == message
-
-
-json_like = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
-    max_leaves=6,
-)
 
 
 @given(st.dictionaries(st.text(), json_like))
@@ -246,61 +293,6 @@ def test_code_objects_count_as_bytecode() -> None:
     assert eval(message["it"]) == 2
 
 
-MAIN = """
-    import collections, dataclasses, enum, functools, typing
-    COUNT = 0
-    def increase():
-        global COUNT
-        COUNT += 1
-    def count():
-        return COUNT
-    class Colour(enum.Enum):
-        RED = 1
-    @dataclasses.dataclass(frozen=True)
-    class Point:
-        x: int = 0
-        tags: list = dataclasses.field(default_factory=list)
-        def moved(self): return Point(self.x + 1)
-        @staticmethod
-        def static(): return 'static'
-        @classmethod
-        def made(cls): return cls(7)
-        @property
-        def double(self): return self.x * 2
-    class Base:
-        def __init__(self): self.base = True
-    class Slotted(Base):
-        __slots__ = ('a',)
-        def __init__(self):
-            super().__init__()
-            self.a = 1
-    class Call:
-        def __call__(self, value): return value + 1
-    class Pair(typing.NamedTuple):
-        a: int
-        b: int
-    Old = collections.namedtuple('Old', 'a')
-    class Failure(Exception):
-        def __init__(self, *, code):
-            super().__init__(code)
-            self.code = code
-        def __reduce__(self):
-            return functools.partial(Failure, code=self.code), ()
-    def decorate(function):
-        @functools.wraps(function)
-        def wrapper(*args):
-            return ('wrapped', function(*args))
-        return wrapper
-    @decorate
-    def decorated(value): return value
-    @functools.lru_cache(maxsize=7)
-    def cached(n): return n if n < 2 else cached(n - 1) + cached(n - 2)
-    T = typing.TypeVar('T')
-    class Box(typing.Generic[T]):
-        def get(self) -> T: return 1
-"""
-
-
 def test_functions_and_classes_of_main_work_in_another_interpreter(sides: Any) -> None:
     sides.on_client(
         MAIN
@@ -408,153 +400,3 @@ def test_a_by_name_object_of_main_names_no_module_to_install() -> None:
     with pytest.raises(SerializationError) as caught:
         load(b"\x80\x05c__main__\nnothing_of_that_name\n.")
     assert caught.value.module is None
-
-
-# What cannot be pickled
-
-
-class Hostile:
-    """Run a function when pickled."""
-
-    def __init__(self, act: Callable[[], Any]) -> None:
-        self.act = act
-
-    def __reduce__(self) -> Any:
-        return self.act()
-
-
-def raise_(error: BaseException) -> Any:
-    raise error
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (threading.Lock(), "lock"),
-        (Hostile(lambda: raise_(ValueError("mine"))), "ValueError: mine"),
-        (Hostile(lambda: raise_(SystemExit(3))), "SystemExit: 3"),
-        (Hostile(lambda: raise_(RecursionError())), "nested too deeply"),
-        (Hostile(lambda: raise_(MemoryError())), "memory"),
-        (Hostile(lambda: raise_(TypeError("mine"))), "TypeError: mine"),
-        (Hostile(lambda: 5), "reduce"),
-        (pickle.PickleBuffer(memoryview(bytearray(10))[::2]), "non-contiguous"),
-        ((n for n in ()), "generator"),
-    ],
-)
-@pytest.mark.parametrize("with_function", [False, True])
-def test_what_cannot_be_pickled_is_an_error_with_its_key(value: object, reason: str, with_function: bool) -> None:
-    message: dict[str, object] = {"fine": 1, "f": (lambda: 1) if with_function else 2, "bad": [value]}
-    with pytest.raises(SerializationError, match=reason) as caught:
-        dump(message)
-    assert (caught.value.key, caught.value.module, caught.value.executed) == ("bad", None, False)
-    assert caught.value.__cause__ is not None
-
-
-def test_an_error_whose_text_cannot_be_made_is_an_error_still() -> None:
-    class Mute(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError
-
-    with pytest.raises(SerializationError, match="Mute"):
-        dump({"bad": Hostile(lambda: raise_(Mute()))})
-
-
-def test_endless_nesting_is_a_serialization_error() -> None:
-    nested: list[Any] = []
-    for _ in range(100_000):
-        nested = [nested]
-    with pytest.raises(SerializationError, match="nested too deeply") as caught:
-        dump({"fine": 1, "deep": nested})
-    assert caught.value.key == "deep"
-
-
-def test_a_keyboard_interrupt_passes_through_both_ways() -> None:
-    with pytest.raises(KeyboardInterrupt):
-        dump({"bad": Hostile(lambda: raise_(KeyboardInterrupt()))})
-    with pytest.raises(KeyboardInterrupt):
-        load(dump({"bad": Hostile(lambda: (exec, ("raise KeyboardInterrupt",)))}).pickle)
-
-
-@pytest.mark.parametrize(("key", "named"), [(7, "7"), (b"k", "b'k'"), ((1, 2), "a key of type tuple")])
-def test_a_key_that_is_no_text_is_described(key: object, named: str) -> None:
-    with pytest.raises(SerializationError) as caught:
-        dump({key: threading.Lock()})
-    assert caught.value.key == named
-
-
-def test_a_key_that_cannot_be_pickled_leaves_no_key_to_name() -> None:
-    with pytest.raises(SerializationError) as caught:
-        dump({threading.Lock(): 1})
-    assert caught.value.key is None
-    with pytest.raises(SerializationError):
-        dump([threading.Lock()])
-
-
-# What cannot be unpickled
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("raise ValueError('theirs')", "ValueError: theirs"),
-        ("import sys; sys.exit(3)", "SystemExit: 3"),
-        ("raise GeneratorExit", "GeneratorExit"),
-        ("raise RecursionError", "nested too deeply"),
-    ],
-)
-def test_what_the_objects_raise_when_unpickled_is_a_serialization_error(code: str, reason: str) -> None:
-    payload = dump({"bad": Hostile(lambda: (exec, (code,)))})
-    with pytest.raises(SerializationError, match=reason) as caught:
-        load(payload.pickle)
-    assert caught.value.__cause__ is not None
-
-
-class Demanding(Exception):
-    """Be an exception that pickles and does not unpickle: its arguments are by keyword only."""
-
-    def __init__(self, *, code: int) -> None:
-        super().__init__(f"code {code}")
-
-
-def test_an_exception_with_keyword_only_arguments_is_a_serialization_error_on_arrival() -> None:
-    payload = dump({"error": Demanding(code=1)})
-    with pytest.raises(SerializationError, match="TypeError"):
-        load(payload.pickle)
-
-
-@pytest.mark.parametrize(
-    ("name", "module"),
-    [("no_such_module_here\nx", "no_such_module_here"), ("json.nowhere\nx", "json.nowhere"), ("json\nnothing", "json")],
-)
-def test_a_module_that_is_missing_or_lacks_a_name_is_named(name: str, module: str) -> None:
-    with pytest.raises(SerializationError) as caught:
-        load(b"\x80\x05c" + name.encode() + b"\n.")
-    assert caught.value.module == module
-    assert repr(module) in str(caught.value)
-
-
-def test_the_key_that_needs_a_module_is_found() -> None:
-    message = {"text": "numpy", "bad": threading.Lock(), "array": [np.zeros(2)], "f": lambda: np.zeros(2)}
-    assert key_of_module(message, "numpy") == "array"
-    assert key_of_module({"f": message["f"]}, "numpy") == "f"
-    assert key_of_module({4: np.float64(1)}, "numpy") == "4"
-    assert key_of_module(message, "pandas") is None
-    assert key_of_module({}, "numpy") is None
-
-
-def test_a_payload_is_a_tuple_of_three() -> None:
-    assert Payload(b"x", [], False) == (b"x", [], False)
-
-
-def test_messages_pickle_from_many_threads_at_once() -> None:
-    results: list[Any] = []
-
-    def work(number: int) -> None:
-        results.append(travel({"f": lambda: number, "a": np.full(10_000, number)}))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(message["f"]() for message in results) == list(range(8))
