@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: Replicas that a prediction may lose one after the other before it is answered with how it lost the last one.
 MAX_MOVES = 10
 
+#: What of a request is of use behind its push.
+_KEPT = ("path", "time_limit", "timeout", "version")
+
 Fields = dict[str, Any]
 #: Makes what an answer tells beside what it tells of any job, from the state and the value.
 Make = Callable[[JobState, Value | None], dict[str, Any]]
@@ -51,7 +54,8 @@ class End(Pushed):
         super().__init__(workspace)
         self._catalog = catalog
         self._make = make
-        self._fields = fields
+        # Not all of them: feeds may be large, and who has the answer may keep this for longer.
+        self._fields = {field: fields[field] for field in _KEPT if field in fields}
         self._begun = time.monotonic()
         self._number = -1
 
@@ -145,7 +149,7 @@ class Prediction(End):
             self._end(home, record)
 
     def _end(self, home: Workspace, record: JobRecord) -> None:
-        self._packed = None  # it may be large, and who has the answer may keep this for longer
+        self._packed = None  # for the same reason
         self._lost = None
         self._catalog.ended(home, record)
         Pushed.note(self, record)

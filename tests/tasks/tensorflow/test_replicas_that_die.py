@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,6 +95,19 @@ def test_a_prediction_that_nobody_waits_for_any_more_goes_nowhere(desk: Desk) ->
     assert sorted(answer["state"] for answer in results(clients)) == ["crashed", "done", "done"]
     wait_until(lambda: [(row["state"], row["waiting"]) for row in desk.ask("describe")["replicas"]] == [("ready", 0)] * 3)
     wait_until(lambda: predicted(desk) == 5)
+
+
+def test_what_was_fed_is_let_go_with_the_answer(desk: Desk) -> None:
+    class Feed(dict[str, int]):
+        """What a test can watch."""
+
+    feeds = [Feed(x=number) for number in range(2)]
+    watched = [weakref.ref(feed) for feed in feeds]
+    for number in range(2):
+        assert desk.run("predict", feed_dict=feeds[number])["state"] == "done"
+    feeds.clear()
+    gc.collect()
+    assert [feed() for feed in watched] == [None, None]
 
 
 def test_a_prediction_does_not_follow_replicas_that_fall_for_ever(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
