@@ -25,6 +25,7 @@ SAMPLES: dict[str, Any] = {
     "value": [1],
     "timeout": 0.0,
     "path": "/models/a",
+    "node": "a",
     "to": "lab",
     "key": "00",
     "reference": "00",
