@@ -20,7 +20,7 @@ ABILITIES = {
     "interrupt a job in a wait or in C code": "interrupt",
     "take the output of C code and of child processes": "capture",
     "have a ``__main__`` of its own": "own_main",
-    "limit its memory (``memory_limit``, POSIX)": "memory_limit",
+    "limit its memory (``memory_limit``, not on macOS)": "memory_limit",
     "go on while no server is there": "survive",
 }
 
