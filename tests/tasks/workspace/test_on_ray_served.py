@@ -54,11 +54,12 @@ def test_the_command_serves_a_cluster_over_http_and_ends_clean(address: str, ray
         done = post(page, "push_job", name="lab", job="import os\nx = 5\nos.getpid()", type=1, timeout=60)
         assert (done["state"], done["variable"]["x"]) == ("done", 5)
         actor = (done["value"], process_start_time(done["value"]) or "")
-        status, (node, *_) = post(page, "get_status", name="lab"), post(page, "get_nodes")
-        assert (status["type"], status["node"], status["address"]) == ("ray", node["node"], node["address"])
-        assert status["pid"] == actor[0]
+        status = post(page, "get_status", name="lab")
+        # A cluster also lists nodes that it has lost.
+        node = next(each for each in post(page, "get_nodes") if each["node"] == status["node"])
+        assert (status["type"], status["address"], status["pid"]) == ("ray", node["address"], actor[0])
         if address != "local":
-            assert [node["node"]] == [each["node"] for each in ray_agent.ask("nodes")]
+            assert node["node"] in [each["node"] for each in ray_agent.ask("nodes")]
         assert (node["alive"], node["workspaces"]) == (True, 1)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
