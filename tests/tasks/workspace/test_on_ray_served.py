@@ -43,10 +43,13 @@ def post(page: str, command: str, **fields: Any) -> Any:
     return envelope["result"]
 
 
-@pytest.mark.parametrize("address", ["local", "auto", "HOST:PORT"])
+@pytest.mark.parametrize("address", ["local", "auto", "HOST:PORT", "ray://HOST:PORT"])
 def test_the_command_serves_a_cluster_over_http_and_ends_clean(address: str, ray_cluster: RayCluster, ray_agent: Cluster) -> None:
     environment = {"RAY_ADDRESS": ray_cluster.address} if address == "auto" else {}
-    named = ray_cluster.address if address == "HOST:PORT" else address
+    if address.startswith("ray://"):
+        pytest.importorskip("grpc")
+    ports = {"HOST:PORT": ray_cluster.address, "ray://HOST:PORT": f"ray://127.0.0.1:{ray_cluster.client_port}"}
+    named = ports.get(address, address)
     with running_command("serve", "--bind", "127.0.0.1:0", "--ray", named, **environment) as process:
         page = next_line(process).removeprefix("The page: ")
         assert b"<html" in fetch(page)
