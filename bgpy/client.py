@@ -36,9 +36,9 @@ from bgpy.protocol.calls import (
     status_call,
 )
 from bgpy.protocol.exchange import BrokenConnection, Deliver, Exchange, Open, Receive, Transmit
-from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, Frame
+from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, Frame, FrameFields, brief
 from bgpy.protocol.handshake import Admission, Opening
-from bgpy.protocol.messages import STATUS
+from bgpy.protocol.messages import EXEC, REQUEST, STATUS, Payload, dump_plain
 from bgpy.protocol.states import State
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Client(Caller):
             Also all that `execute` raises.
         """
         call = initialize_call(tasks)
-        return read_initialized(call, self._first_frame(call, timeout), exist_ok)
+        return read_initialized(call.message, self._first_frame(call, timeout), exist_ok)
 
     def execute(self, args: dict[str, Any], await_response: bool = False, timeout: float | None = None) -> dict[str, Any]:
         """
@@ -156,8 +156,12 @@ class Client(Caller):
         ClientClosedError
             `close` was called.
         """
+        if await_response and timeout is None is self.timeout:
+            frame = self._ask(args)
+            if frame is not None:
+                return read_answer(args, frame) or {}
         call = execute_call(args, FLAG_AWAIT if await_response else FLAG_CONFIRM)
-        return read_answer(call, self._first_frame(call, timeout)) or {}
+        return read_answer(args, self._first_frame(call, timeout)) or {}
 
     def stream(self, args: dict[str, Any], timeout: float | None = None) -> Iterator[dict[str, Any]]:
         """
@@ -180,7 +184,7 @@ class Client(Caller):
         lane = self._take(wait)
         try:
             for frame in self._exchange(lane, call, wait):
-                message = read_answer(call, frame)
+                message = read_answer(call.message, frame)
                 if message is None:
                     return
                 yield message
@@ -217,7 +221,7 @@ class Client(Caller):
             frames = self._exchange(lane, call, wait)
             frame = next(frames)
             if not frame.flags & FLAG_MORE:
-                read_answer(call, frame)
+                read_answer(call.message, frame)
                 raise RemoteProtocolError("The server answered a request before it had confirmed it")
             threading.Thread(target=self._settle, args=(future, call, lane, frames), name="bgpy-submit", daemon=True).start()
         except BaseException:
@@ -243,7 +247,7 @@ class Client(Caller):
         """
         self._check_process()
         call = status_call()
-        return read_answer(call, self._first_frame(call, timeout, self._status_pool)) or {}
+        return read_answer(call.message, self._first_frame(call, timeout, self._status_pool)) or {}
 
     def terminate(
         self, exit_args: dict[str, Any] | None = None, await_response: bool = False, timeout: float | None = None
@@ -312,71 +316,87 @@ class Client(Caller):
             lane.drop()  # an answer that may still come must meet nobody
         pool.give_back(lane)
 
-    def _first_frame(self, call: Call, timeout: float | None, pool: LanePool[Connection] | None = None) -> Frame:
-        """Make a call, over a lane of `pool` or one for requests, and return the first part of its answer."""
-        if timeout is None:
-            timeout = self.timeout
-        wait = NO_LIMIT if timeout is None else Wait(timeout)
-        if pool is not None:
-            lane = pool.take(timeout)
-        else:
-            if os.getpid() != self._pid:
-                self._check_process()
-            pool = self._pool
-            lane = pool.take_free() or self._take(wait)
+    def _ask(self, args: dict[str, Any]) -> FrameFields | None:
+        """
+        Make the usual request in the fewest steps: a few plain values, awaited without limit, over a lane that is free and alive.
+
+        Returns the answer; None, with nothing done, where it is not the usual request.
+        """
+        pickle = dump_plain(args)
+        if pickle is None or held_instances.get() or os.getpid() != self._pid:
+            return None
+        pool = self._pool
+        lane = pool.take_free()
+        if lane is None:
+            return None
         frame = None
         try:
             connection = lane.connection
-            if connection is not None and not lane.draining and connection.ready(call.payload):
-                frame = self._at_once(connection, lane, call, wait)
-            else:
-                frame = next(self._exchange(lane, call, wait))
+            if connection is not None:
+                frame = connection.ask(REQUEST, lane.numbers, pickle, None)
+        except (BrokenConnection, ProtocolError) as error:
+            frame = self._go_on(lane, Call(EXEC, FLAG_AWAIT, Payload(pickle, [], False), args), NO_LIMIT, error)
         finally:
-            if frame is not None and not frame.flags & FLAG_MORE:
+            if frame is not None and not frame[1] & FLAG_MORE:
                 pool.give_back(lane)
             else:
                 self._give_back(lane, pool, draining=frame is not None)
         return frame
 
-    def _new_exchange(self, lane: Lane, call: Call) -> Exchange:
-        return Exchange(self._dialer.address, lane.numbers, call.kind, call.flags, call.payload)
-
-    def _at_once(self, connection: Connection, lane: Lane, call: Call, wait: Wait) -> Frame:
-        """
-        Do the usual thing over a connection that lives, without a detour over instructions; where it breaks, an exchange goes on.
-
-        Returns the first part of the answer.
-        """
-        kind, flags, payload, _ = call
-        held = held_instances.get()
-        if held and connection.opening.instance in held and kind != STATUS:
-            raise OwnServerError(self._dialer.address)
-        deadline = wait.deadline
-        number = lane.numbers.next()
-        whole = False
+    def _first_frame(self, call: Call, timeout: float | None, pool: LanePool[Connection] | None = None) -> FrameFields:
+        """Make a call, over a lane of `pool` or one for requests, and return the first part of its answer."""
+        wait = self._wait(timeout)
+        if pool is not None:
+            lane = pool.take(wait.timeout)
+        else:
+            self._check_process()
+            pool = self._pool
+            lane = pool.take_free() or self._take(wait)
+        frame: FrameFields | None = None
         try:
-            connection.transmit(kind, flags, 0, number, payload, deadline)
-            whole = True
-            frame = connection.receive(deadline)
-            if frame.number != number or frame.part:
-                raise RemoteProtocolError(f"Expected part 0 of answer {number}, got part {frame.part} of {frame.number}")
-            return frame
-        except BrokenConnection as broken:
+            if lane.connection is not None and not lane.draining:
+                frame = self._at_once(lane.connection, lane, call, wait)
+            if frame is None:
+                frame = next(self._exchange(lane, call, wait))
+        finally:
+            self._give_back(lane, pool, draining=frame is not None and bool(frame[1] & FLAG_MORE))
+        return frame
+
+    def _at_once(self, connection: Connection, lane: Lane, call: Call, wait: Wait) -> FrameFields | None:
+        """Make a call over a connection that is there, without a detour over instructions; None where `ask` will not."""
+        kind, flags, payload, _ = call
+        if payload.buffers or payload.by_value:
+            return None
+        if kind != STATUS and connection.opening.instance in held_instances.get():
+            raise OwnServerError(self._dialer.address)
+        try:
+            return connection.ask(brief(kind, flags), lane.numbers, payload.pickle, wait.deadline)
+        except (BrokenConnection, TimeoutError, ProtocolError) as error:
+            return self._go_on(lane, call, wait, error)
+
+    def _go_on(self, lane: Lane, call: Call, wait: Wait, error: Exception) -> Frame:
+        """Go on with a call that `Connection.ask` has begun and not finished: return the first part of its answer, or raise."""
+        connection, number = lane.connection, lane.numbers.last
+        assert connection is not None
+        whole = connection.asked == number
+        if isinstance(error, BrokenConnection):
             lane.drop()
             exchange = self._new_exchange(lane, call)
-            exchange.take_over(number, connection.opening.instance, whole, broken)
-        except TimeoutError:
-            raise self._too_late(wait, None if whole else False) from None
-        except ProtocolError as error:
+            exchange.take_over(number, connection.opening.instance, whole, error)
+            return next(self._drive(lane, exchange, wait))
+        if isinstance(error, ProtocolError):
             if whole:
                 error.executed = None  # what came in place of the answer tells nothing
-            raise
-        return next(self._drive(lane, exchange, wait))
+            raise error
+        raise self._too_late(wait, None if whole else False) from None
+
+    def _new_exchange(self, lane: Lane, call: Call) -> Exchange:
+        return Exchange(self._dialer.address, lane.numbers, call.kind, call.flags, call.payload)
 
     def _settle(self, future: Future[dict[str, Any]], call: Call, lane: Lane, frames: Iterator[Frame]) -> None:
         """Wait for the response to a submitted request; for its own thread."""
         try:
-            response = read_answer(call, next(frames)) or {}
+            response = read_answer(call.message, next(frames)) or {}
         except BaseException as error:  # noqa: BLE001 - whatever it is belongs to who asks the future
             self._give_back(lane, self._pool, draining=False)
             future.set_exception(error)
@@ -388,7 +408,7 @@ class Client(Caller):
         """Read the answer to an EXIT message, and wait until the server has closed the connection: then its port is free."""
         ends = True
         try:
-            return read_answer(call, frame) or {}
+            return read_answer(call.message, frame) or {}
         except (ServerEndingError, SerializationError) as failure:
             ends = bool(failure.executed)
             raise

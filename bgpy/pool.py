@@ -137,7 +137,12 @@ class LanePool(Lanes[C]):
 
     def take_free(self) -> PoolLane[C] | None:
         """Take the first free lane, None where there is none or one drains: the usual case of `take`, in the fewest steps."""
-        return None if self._draining else self._first_free()
+        if self._draining:
+            return None
+        try:
+            return self._all[heappop(self._free)]
+        except IndexError:
+            return None  # there is none, or another thread was faster
 
     def give_back(self, lane: PoolLane[C]) -> None:
         """Give a lane back, and wake one thread that waits for it."""

@@ -14,7 +14,7 @@ from bgpy.addresses import resolve_addresses
 from bgpy.errors import BgpyError, LocalProtocolError, MessageTooLargeError, PythonVersionError, ResponseError
 from bgpy.protocol.frames import FLAG_AWAIT, FLAG_BY_VALUE, FLAG_MORE, FLAG_STREAM, frame_size
 from bgpy.protocol.handshake import Opening, own_python
-from bgpy.protocol.messages import OK, Payload, dump
+from bgpy.protocol.messages import OK, PayloadFields, dump, dump_plain
 from bgpy.system import prepare_listener, prepare_socket
 
 #: Connections that may wait to be accepted.
@@ -85,7 +85,7 @@ class Outgoing(Protocol):
     def connected(self) -> bool:
         """Whether the client is there, as far as anybody knows."""
 
-    def send(self, kind: int, flags: int, payload: Payload) -> None:
+    def send(self, kind: int, flags: int, payload: PayloadFields) -> None:
         """Take one part; raises LocalProtocolError after the last one."""
 
 
@@ -109,9 +109,9 @@ class ClientSocket:
     #: Takes the function of `when_ending`; None in all but an init task.
     note_ending: Callable[[Callable[[], object]], object] | None = None
 
-    def __init__(self, answer: Outgoing | None, opening: Opening | None, flags: int) -> None:
+    def __init__(self, outgoing: Outgoing | None, opening: Opening | None, flags: int) -> None:
         self.flags = flags
-        self._answer = answer
+        self._outgoing = outgoing
         self._opening = opening
 
     @property
@@ -131,7 +131,7 @@ class ClientSocket:
     @property
     def connected(self) -> bool:
         """Whether a response sent now would find the client, as far as the server knows."""
-        return self._answer is not None and self._answer.connected
+        return self._outgoing is not None and self._outgoing.connected
 
     def respond(self, response: dict[str, object], *, more: bool = False) -> None:
         """
@@ -153,21 +153,23 @@ class ClientSocket:
         MessageTooLargeError
             It is above the client's limit; nothing was sent.
         """
+        outgoing, opening = self._outgoing, self._opening
         try:
             if not isinstance(response, dict):
                 raise ResponseError(f"A response is a dict, not {type(response).__name__}")
             if self.responded:
                 raise ResponseError("The last response to this request is out; pass more=True to all but the last")
-            answer, opening = self._answer, self._opening
-            if answer is None or opening is None or not self.flags & (FLAG_STREAM if more else FLAG_AWAIT):
+            if outgoing is None or opening is None or not self.flags & (FLAG_STREAM if more else FLAG_AWAIT):
                 self.responded = not more
                 return
-            payload = dump(response)
-            pickle, buffers, by_value = payload
             flags = FLAG_MORE if more else 0
-            if buffers or by_value or len(pickle) > opening.peer_max_size:
+            pickle = dump_plain(response)
+            if pickle is None or len(pickle) > opening.peer_max_size:
+                payload: PayloadFields = dump(response)
                 flags |= self._check(payload, opening)
-            answer.send(OK, flags, payload)
+            else:
+                payload = pickle, [], False
+            outgoing.send(OK, flags, payload)
         except LocalProtocolError:
             self.failure = ResponseError("The last response to this request is out, sent by another thread or its deadline")
             raise self.failure from None
@@ -201,14 +203,15 @@ class ClientSocket:
         if self.note_ending is not None:
             self.note_ending(wake)
 
-    def _check(self, payload: Payload, opening: Opening) -> int:
+    def _check(self, payload: PayloadFields, opening: Opening) -> int:
         """Refuse what the client could not take; return the flag that the payload needs."""
-        size = frame_size(payload.pickle, payload.buffers)
+        pickle, buffers, by_value = payload
+        size = frame_size(pickle, buffers)
         if size > opening.peer_max_size:
             raise MessageTooLargeError(size, opening.peer_max_size, True)
-        if payload.by_value and opening.peer_python != own_python():
+        if by_value and opening.peer_python != own_python():
             raise PythonVersionError(own_python(), opening.peer_python)
-        return FLAG_BY_VALUE if payload.by_value else 0
+        return FLAG_BY_VALUE if by_value else 0
 
 
 def respond(client_socket: ClientSocket, response: dict[str, object], more: bool = False) -> None:

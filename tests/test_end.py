@@ -423,7 +423,7 @@ def test_a_grace_that_is_none_is_refused_and_the_server_can_be_ended_all_the_sam
         message: dict[str, Any] = {"args": {}, "grace": grace}
         call = Call(MessageType.EXIT, FLAG_AWAIT, dump(message), message)
         with pytest.raises(SerializationError, match="within 0 to 86400 s") as caught:
-            read_answer(call, client._first_frame(call, None))
+            read_answer(call.message, client._first_frame(call, None))
         assert caught.value.executed is False
         assert client.terminate(await_response=True) == {"count": 0, "ended": True}
         assert server.join() == 0

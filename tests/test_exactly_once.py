@@ -14,6 +14,7 @@ from support.servers import Served, background_server, count, running_server, ta
 
 from bgpy.client import Client
 from bgpy.errors import AnswerLostError, ConnectionLostError
+from bgpy.protocol.handshake import View
 from bgpy.sockets import ClientSocket
 
 Args = dict[str, Any]
@@ -25,8 +26,11 @@ def server() -> Iterator[Served]:
         yield served
 
 
-@pytest.fixture
-def proxy(server: Served) -> Iterator[Proxy]:
+@pytest.fixture(params=["with MACs", "bare"])
+def proxy(server: Served, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Run a proxy. Both ends see that it is there, and put MACs on their frames; or they do not, as where there is none."""
+    if request.param == "bare":
+        monkeypatch.setattr(View, "mirrors", lambda ours, theirs: True)
     with Proxy(server.port) as between:
         yield between
 

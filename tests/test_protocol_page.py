@@ -132,7 +132,7 @@ def test_the_request_and_the_answer_on_the_page_are_understood() -> None:
         assert reader.idle
         found.append(frame)
     assert (found[0].kind, load(found[0].pickle)) == (MessageType.EXEC, {"increment": 5})
-    assert read_answer(execute_call({}, 0), found[1]) == {"value": 5}
+    assert read_answer({}, found[1]) == {"value": 5}
 
 
 def test_the_states_on_the_page_are_those_of_the_code() -> None:

@@ -19,7 +19,7 @@ from bgpy.errors import (
     SerializationError,
 )
 from bgpy.protocol.frames import FLAG_AWAIT, FLAG_MORE, FLAG_STREAM
-from bgpy.protocol.messages import MessageType, Payload, load
+from bgpy.protocol.messages import MessageType, PayloadFields, load
 from bgpy.sockets import ClientSocket, ServerSocket, respond
 
 
@@ -77,10 +77,10 @@ class FakeAnswer:
     connected = True
 
     def __init__(self) -> None:
-        self.sent: list[tuple[int, int, Payload]] = []
+        self.sent: list[tuple[int, int, PayloadFields]] = []
         self.ended = False
 
-    def send(self, kind: int, flags: int, payload: Payload) -> None:
+    def send(self, kind: int, flags: int, payload: PayloadFields) -> None:
         if self.ended:
             raise LocalProtocolError("The last part is out")
         self.ended = not flags & FLAG_MORE
@@ -101,7 +101,7 @@ def test_a_response_is_sent_and_the_last_one_is_the_last() -> None:
     client_socket, answer = handle()
     respond(client_socket, {"part": 0}, more=True)
     respond(client_socket, {"part": 1})
-    assert [(kind, flags, load(payload.pickle)) for kind, flags, payload in answer.sent] == [
+    assert [(kind, flags, load(payload[0])) for kind, flags, payload in answer.sent] == [
         (MessageType.OK, FLAG_MORE, {"part": 0}),
         (MessageType.OK, 0, {"part": 1}),
     ]

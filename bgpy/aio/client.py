@@ -67,7 +67,7 @@ class AsyncClient(Caller):
     async def initialize(self, *tasks: Any, exist_ok: bool = False, timeout: float | None = None) -> dict[str, Any]:
         """Send the server its tasks and run its init task: see `Client.initialize`, also for what it raises."""
         call = initialize_call(tasks)
-        return read_initialized(call, await self._first_frame(call, self._wait(timeout)), exist_ok)
+        return read_initialized(call.message, await self._first_frame(call, self._wait(timeout)), exist_ok)
 
     async def execute(self, args: dict[str, Any], await_response: bool = False, timeout: float | None = None) -> dict[str, Any]:
         """
@@ -76,7 +76,7 @@ class AsyncClient(Caller):
         Parameters, result and errors are those of `Client.execute`.
         """
         call = execute_call(args, execute_flags(await_response))
-        return read_answer(call, await self._first_frame(call, self._wait(timeout))) or {}
+        return read_answer(call.message, await self._first_frame(call, self._wait(timeout))) or {}
 
     async def stream(self, args: dict[str, Any], timeout: float | None = None) -> AsyncIterator[dict[str, Any]]:
         """
@@ -90,7 +90,7 @@ class AsyncClient(Caller):
         try:
             course = self._course(lane, call, wait)
             while (frame := await course.next()) is not None:
-                message = read_answer(call, frame)
+                message = read_answer(call.message, frame)
                 if message is None:
                     return
                 yield message
@@ -124,7 +124,7 @@ class AsyncClient(Caller):
             frame = await course.next()
             if frame is None or not frame.flags & FLAG_MORE:
                 if frame is not None:
-                    read_answer(call, frame)
+                    read_answer(call.message, frame)
                 raise RemoteProtocolError("The server answered a request that it had not confirmed")
         except BaseException:
             _give_back(self._lanes, lane)
@@ -138,7 +138,7 @@ class AsyncClient(Caller):
     async def status(self, timeout: float | None = None) -> dict[str, Any]:
         """Ask the server how it is, over a connection of its own: see `Client.status`."""
         call = status_call()
-        return read_answer(call, await self._first_frame(call, self._wait(timeout), self._status_lanes)) or {}
+        return read_answer(call.message, await self._first_frame(call, self._wait(timeout), self._status_lanes)) or {}
 
     async def terminate(
         self, exit_args: dict[str, Any] | None = None, await_response: bool = False, timeout: float | None = None
@@ -203,7 +203,7 @@ class AsyncClient(Caller):
         """Read the answer to an EXIT message, and wait until the server has closed the connection: then its port is free."""
         ends = True
         try:
-            return read_answer(call, frame) or {}
+            return read_answer(call.message, frame) or {}
         except (ServerEndingError, SerializationError) as failure:
             ends = bool(failure.executed)
             raise
@@ -324,7 +324,7 @@ async def _drain(connection: AsyncConnection, wait: Wait) -> AsyncConnection | N
 
 
 async def _read_response(course: _Course, call: Call) -> dict[str, Any]:
-    return read_answer(call, await course.first()) or {}
+    return read_answer(call.message, await course.first()) or {}
 
 
 def _give_back(lanes: LaneQueue[AsyncConnection], lane: Lane, *, draining: bool = False) -> None:

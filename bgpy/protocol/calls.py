@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from bgpy.errors import AlreadyInitializedError, BgpyError, RemoteProtocolError, SerializationError
 from bgpy.protocol.failures import load_failure
-from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_STREAM, Frame
-from bgpy.protocol.messages import END, ERROR, EXEC, MessageType, Payload, dump, key_of_module, load
+from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_STREAM, Buffer, FrameFields
+from bgpy.protocol.messages import END, EXEC, OK, MessageType, Payload, dump, key_of_module, load
 from bgpy.taskset import TaskSet
 
 #: Seconds that running tasks get to end, and then the exit task, unless `terminate` says otherwise; and the most it may say.
@@ -70,7 +70,7 @@ def status_call() -> Call:
     return Call(MessageType.STATUS, FLAG_AWAIT, _NO_PAYLOAD, {})
 
 
-def read_answer(call: Call, frame: Frame) -> dict[str, Any] | None:
+def read_answer(sent: dict[str, Any], frame: FrameFields) -> dict[str, Any] | None:
     """
     Return the message of one part of an answer, None where a stream has ended.
 
@@ -81,17 +81,10 @@ def read_answer(call: Call, frame: Frame) -> dict[str, Any] | None:
         and None where what cannot be read is an error.
     """
     kind, _, _, _, pickle, buffers = frame
-    if kind == END:
-        return None
-    if kind == ERROR:
-        try:
-            failure = load_failure(pickle)
-        except BgpyError as unreadable:
-            unreadable.executed = None
-            raise
-        if isinstance(failure, SerializationError) and failure.module is not None and failure.key is None:
-            failure.key = key_of_module(call.message, failure.module)
-        raise failure
+    if kind != OK:
+        if kind == END:
+            return None
+        raise _failure(sent, pickle)
     try:
         message = load(pickle, buffers)
     except SerializationError as error:
@@ -104,10 +97,21 @@ def read_answer(call: Call, frame: Frame) -> dict[str, Any] | None:
     return message
 
 
-def read_initialized(call: Call, frame: Frame, exist_ok: bool) -> dict[str, Any]:
+def _failure(sent: dict[str, Any], pickle: Buffer) -> BgpyError:
+    try:
+        failure = load_failure(pickle)
+    except BgpyError as unreadable:
+        unreadable.executed = None
+        raise
+    if isinstance(failure, SerializationError) and failure.module is not None and failure.key is None:
+        failure.key = key_of_module(sent, failure.module)
+    return failure
+
+
+def read_initialized(sent: dict[str, Any], frame: FrameFields, exist_ok: bool) -> dict[str, Any]:
     """Return what `initialize` returns; raises as `read_answer` does."""
     try:
-        return read_answer(call, frame) or {}
+        return read_answer(sent, frame) or {}
     except AlreadyInitializedError:
         if not exist_ok:
             raise

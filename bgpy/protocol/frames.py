@@ -16,9 +16,13 @@ from bgpy.system import anonymous_memory
 
 #: kind, flags, number of buffers, part, request number, length of the pickle.
 HEADER = struct.Struct("!BBHIQQ")
-_HEADER_SIZE = HEADER.size
+HEADER_SIZE = HEADER.size
 pack_header = HEADER.pack
-_unpack_header = HEADER.unpack_from
+unpack_header = HEADER.unpack_from
+#: The same with all up to the part as one number: what is usual is packed, and known again, in one step.
+_BRIEF = struct.Struct("!QQQ")
+pack_brief = _BRIEF.pack
+unpack_brief = _BRIEF.unpack_from
 _LENGTH = struct.Struct("!Q")
 _COUNT = struct.Struct("!Q")
 
@@ -34,7 +38,7 @@ FLAG_MORE = 0x08
 FLAG_BY_VALUE = 0x10
 #: Reserved: buffers of kind BUFFER_SHARED lie in shared memory.
 FLAG_SHARED = 0x80
-_UNKNOWN_FLAGS = ~(FLAG_AWAIT | FLAG_CONFIRM | FLAG_STREAM | FLAG_MORE | FLAG_BY_VALUE)
+UNKNOWN_FLAGS = ~(FLAG_AWAIT | FLAG_CONFIRM | FLAG_STREAM | FLAG_MORE | FLAG_BY_VALUE)
 
 #: The kind of a buffer is the top byte of its length field.
 BUFFER_INLINE = 0
@@ -52,7 +56,12 @@ _PAGED_SIZE = 1 << 20
 
 Buffer = bytes | bytearray | memoryview
 #: Makes a named tuple without the detour over its own constructor in Python, once for every frame.
-_new_tuple = tuple.__new__
+new_tuple = tuple.__new__
+
+
+def brief(kind: int, flags: int) -> int:
+    """Return the first number of a header in brief, of a first part without buffers."""
+    return kind << 56 | flags << 48
 
 
 class Header(NamedTuple):
@@ -74,6 +83,10 @@ class Frame(NamedTuple):
     number: int
     pickle: bytes | bytearray | memoryview
     buffers: list[memoryview]
+
+
+#: A frame as a bare tuple: half the price of a `Frame`, where every request passes.
+FrameFields = tuple[int, int, int, int, bytes | bytearray | memoryview, list[memoryview]]
 
 
 class FrameMac:
@@ -152,8 +165,8 @@ class FrameReader:
         self.announced: Header | None = None
         self._mac = mac
         self._tail_size = 0 if mac is None else MAC_SIZE
-        self._small = bytearray(SMALL_SIZE)
-        self._view = memoryview(self._small)
+        self.small = bytearray(SMALL_SIZE)
+        self._view = memoryview(self.small)
         #: What `memory` returns while the reader is idle.
         self.first_memory = self._view
         #: Whether no byte of an unfinished frame has arrived. Kept, not asked for: every request looks here.
@@ -185,10 +198,10 @@ class FrameReader:
 
         None means that `next_frame` is to be asked.
         """
-        if count >= _HEADER_SIZE and self._mac is None:
-            kind, flags, buffers, part, number, length = _unpack_header(self._small)
-            if length + _HEADER_SIZE == count and not buffers and not flags & _UNKNOWN_FLAGS and length <= self.max_size:
-                return _new_tuple(Frame, (kind, flags, part, number, self._small[_HEADER_SIZE:count], []))
+        if count >= HEADER_SIZE and self._mac is None:
+            kind, flags, buffers, part, number, length = unpack_header(self.small)
+            if length + HEADER_SIZE == count and not buffers and not flags & UNKNOWN_FLAGS and length <= self.max_size:
+                return new_tuple(Frame, (kind, flags, part, number, self.small[HEADER_SIZE:count], []))
         self._end = count
         self.idle = False
         return None
@@ -233,10 +246,10 @@ class FrameReader:
         if self._head:
             return self._finish_large()
         available = self._end - self._start
-        if available < _HEADER_SIZE:
+        if available < HEADER_SIZE:
             return None
-        kind, flags, buffers, part, number, length = HEADER.unpack_from(self._small, self._start)
-        if flags & _UNKNOWN_FLAGS or buffers > MAX_BUFFERS:
+        kind, flags, buffers, part, number, length = HEADER.unpack_from(self.small, self._start)
+        if flags & UNKNOWN_FLAGS or buffers > MAX_BUFFERS:
             raise RemoteProtocolError(f"A frame has unknown flags ({flags:#04x}) or too many buffers ({buffers})")
         if not buffers and length <= SMALL_SIZE - HEADER.size - self._tail_size:
             return self._cut_small(kind, flags, part, number, length)
@@ -250,7 +263,7 @@ class FrameReader:
         if length > self.max_size:
             self.announced = Header(kind, flags, part, number, length)
             raise MessageTooLargeError(length, self.max_size)
-        begin = self._start + _HEADER_SIZE
+        begin = self._start + HEADER_SIZE
         end = begin + length
         if end + self._tail_size > self._end:
             return None
@@ -262,14 +275,14 @@ class FrameReader:
         if end == self._end:
             self._start = self._end = 0
             self.idle = True
-        return _new_tuple(Frame, (kind, flags, part, number, pickle, []))
+        return new_tuple(Frame, (kind, flags, part, number, pickle, []))
 
     def _announce(self, kind: int, flags: int, part: int, number: int, length: int, table: int) -> None:
         lengths = [length]
         size = length
         if size <= self.max_size:
             for offset in range(self._start + HEADER.size, self._start + table, _LENGTH.size):
-                (field,) = _LENGTH.unpack_from(self._small, offset)
+                (field,) = _LENGTH.unpack_from(self.small, offset)
                 if field >> _KIND_SHIFT != BUFFER_INLINE:
                     raise RemoteProtocolError(f"A frame has a buffer of the reserved kind {field >> _KIND_SHIFT}")
                 lengths.append(field & _LENGTH_MASK)

@@ -18,7 +18,7 @@ from bgpy.errors import AnswerLostError, LocalProtocolError
 from bgpy.protocol.failures import dump_failure
 from bgpy.protocol.frames import FLAG_MORE, frame_size
 from bgpy.protocol.handshake import Admission, ClientHello
-from bgpy.protocol.messages import MessageType, Payload
+from bgpy.protocol.messages import MessageType, PayloadFields
 
 #: Seconds that the record of a client is kept after its last connection has gone.
 CLIENT_LIFETIME = 3600.0
@@ -36,7 +36,7 @@ class Outlet(Protocol):
     """The connection that an answer goes out on."""
 
     @property
-    def send_frame(self) -> Callable[[int, int, int, int, Payload], bool]:
+    def send_frame(self) -> Callable[[int, int, int, int, PayloadFields], bool]:
         """Sends one frame (kind, flags, part, number, payload); returns False where the connection is broken, never raises."""
 
     def fence(self) -> None:
@@ -90,7 +90,7 @@ class Answer:
         self._outlet: Outlet | None = outlet
         self._claimant: Outlet | None = None
         self._next_part = 0
-        self._kept: list[tuple[int, int, int, Payload]] = []
+        self._kept: list[tuple[int, int, int, PayloadFields]] = []
         self._kept_size = 0
         self._discarded = False
 
@@ -99,7 +99,7 @@ class Answer:
         """Whether a part sent now would go to a connection, as far as anybody knows."""
         return self._outlet is not None
 
-    def send(self, kind: int, flags: int, payload: Payload) -> None:
+    def send(self, kind: int, flags: int, payload: PayloadFields) -> None:
         """
         Send the next part, or keep it where the client is away; blocks while the connection takes it.
 
@@ -116,15 +116,18 @@ class Answer:
             self.ended = not flags & FLAG_MORE
             # Kept before it is sent: a resume may come while the send still blocks on the old connection.
             if not self._discarded:
-                size = self._kept_size + len(payload.pickle)
-                if payload.buffers or size > _LARGE_ANSWER:
+                pickle, buffers, _ = payload
+                size = self._kept_size + len(pickle)
+                if buffers or size > _LARGE_ANSWER:
                     self._keep_large(part, kind, flags, payload)
                 else:
                     self._kept.append((part, kind, flags, payload))
                     self._kept_size = size
             outlet = self._outlet
-            if outlet is not None and not outlet.send_frame(kind, flags, part, self.number, payload):
-                self._outlet = None
+            if outlet is not None:
+                send_frame = outlet.send_frame
+                if not send_frame(kind, flags, part, self.number, payload):
+                    self._outlet = None
 
     def claimed(self, outlet: Outlet) -> None:
         """Take note which connection has claimed this request again: a replay to an earlier one comes too late."""
@@ -166,21 +169,22 @@ class Answer:
         size, self._kept, self._kept_size = self._kept_size, [], 0
         return size
 
-    def _keep_large(self, part: int, kind: int, flags: int, payload: Payload) -> None:
-        buffers_size = frame_size(b"", payload.buffers)
+    def _keep_large(self, part: int, kind: int, flags: int, payload: PayloadFields) -> None:
+        pickle, buffers, by_value = payload
+        buffers_size = frame_size(b"", buffers)
         if buffers_size > MAX_KEPT_BUFFERS:
             # Live memory of the task, and a third copy: whoever comes back hears that it is lost.
             self.drop()
             return
-        if payload.buffers:
-            payload = payload._replace(buffers=[memoryview(bytes(buffer)) for buffer in payload.buffers])
-        size = len(payload.pickle) + buffers_size
+        if buffers:
+            payload = pickle, [memoryview(bytes(buffer)) for buffer in buffers], by_value
+        size = len(pickle) + buffers_size
         kept = self._kept  # this list: pressure may put an empty one in its place at any moment
         kept.append((part, kind, flags, payload))
         self._kept_size += size
         while self._kept_size > MAX_KEPT_BUFFERS and len(kept) > 1:
-            _, _, _, oldest = kept.pop(0)
-            self._kept_size -= frame_size(oldest.pickle, oldest.buffers)
+            _, _, _, (oldest, held, _) = kept.pop(0)
+            self._kept_size -= frame_size(oldest, held)
         if self._kept_size > _LARGE_ANSWER:
             self._table.note_large(self, self._kept_size)
 
@@ -280,11 +284,9 @@ class LaneTable:
                 return Verdict.FENCED, None
             if number > lane.number:
                 previous = lane.answer
-                if previous is not None:
-                    if self._large:
-                        self._settle(lane)
-                    else:
-                        previous.discard()
+                # One that is out and small goes with whoever still holds its request.
+                if previous is not None and (self._large or not previous.ended):
+                    self._settle(lane)
                 lane.number = number
                 answer = lane.answer = Answer(self, number, owner)
                 return FRESH, answer

@@ -58,19 +58,19 @@ ANSWERS: dict[State, dict[int, State]] = {
 }
 
 
-class _Place:
+class Place:
     """One state as one role sees it, with the places that follow: a step through the table is one look into a dict."""
 
     __slots__ = ("receives", "sends", "state")
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.sends: dict[int, _Place] = {}
-        self.receives: dict[int, _Place] = {}
+        self.sends: dict[int, Place] = {}
+        self.receives: dict[int, Place] = {}
 
 
-def _places(role: Role) -> dict[State, _Place]:
-    places = {state: _Place(state) for state in State}
+def _places(role: Role) -> dict[State, Place]:
+    places = {state: Place(state) for state in State}
     sent, received = (REQUESTS, ANSWERS) if role is Role.CLIENT else (ANSWERS, REQUESTS)
     for state, place in places.items():
         place.sends = {int(kind): places[following] for kind, following in sent[state].items()}
@@ -79,44 +79,46 @@ def _places(role: Role) -> dict[State, _Place]:
 
 
 _PLACES = {role: _places(role) for role in Role}
+CLIENT_IDLE, CLIENT_WAITING = _PLACES[Role.CLIENT][State.IDLE], _PLACES[Role.CLIENT][State.WAITING]
+SERVER_IDLE, SERVER_WAITING = _PLACES[Role.SERVER][State.IDLE], _PLACES[Role.SERVER][State.WAITING]
 
 
 class ConnectionState:
     """Follow one connection through the table. Not thread-safe; client and server take turns anyway."""
 
-    __slots__ = ("_place", "role")
+    __slots__ = ("place", "role")
 
     def __init__(self, role: Role) -> None:
         self.role = role
-        self._place = _PLACES[role][State.OPENING]
+        self.place = _PLACES[role][State.OPENING]
 
     @property
     def state(self) -> State:
         """What the connection waits for."""
-        return self._place.state
+        return self.place.state
 
     def opened(self) -> None:
         """Take note that both sides have proved the token."""
-        self._place = _PLACES[self.role][State.IDLE]
+        self.place = _PLACES[self.role][State.IDLE]
 
     def closed(self) -> None:
         """Take note that the connection has ended."""
-        self._place = _PLACES[self.role][State.CLOSED]
+        self.place = _PLACES[self.role][State.CLOSED]
 
     def sending(self, kind: int, more: int = 0) -> None:
         """Check a frame that is about to go out; raises LocalProtocolError."""
-        following = self._place.sends.get(kind)
+        following = self.place.sends.get(kind)
         if following is None:
             raise LocalProtocolError(f"A {self.role.value} cannot send a frame of kind {kind} while {self.state.value}")
         if not more:
-            self._place = following
+            self.place = following
 
     def received(self, kind: int, more: int = 0) -> None:
         """Check a frame that came in; raises RemoteProtocolError."""
-        following = self._place.receives.get(kind)
+        following = self.place.receives.get(kind)
         if following is None:
             raise RemoteProtocolError(
                 f"The other side sent a frame of kind {kind} to a {self.role.value} that is {self.state.value}"
             )
         if not more:
-            self._place = following
+            self.place = following

@@ -13,7 +13,7 @@ from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.failures import dump_failure
 from bgpy.protocol.frames import Header
 from bgpy.protocol.lanes import REPLAY, Lane, LaneTable, Verdict
-from bgpy.protocol.messages import MessageType, Payload
+from bgpy.protocol.messages import MessageType, PayloadFields
 from bgpy.serving.budget import MemoryBudget
 from bgpy.serving.requests import Request
 from bgpy.serving.service import Service
@@ -30,7 +30,7 @@ class Seat:
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
-        self.send_frame: Callable[[int, int, int, int, Payload], bool] = _nobody
+        self.send_frame: Callable[[int, int, int, int, PayloadFields], bool] = _nobody
         self._fenced = False
         self._lock = threading.Lock()
 
@@ -52,7 +52,7 @@ class Seat:
             connection.shut_down()
 
 
-def _nobody(kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
+def _nobody(kind: int, flags: int, part: int, number: int, payload: PayloadFields) -> bool:
     """Send a frame before there is a connection."""
     return False
 
@@ -108,16 +108,17 @@ class Conversation:
     def _serve_one(self) -> bool:
         # One call for one request: a local that outlived it would keep its buffers until the next one comes.
         connection, lane = self._connection, self._lane
-        frame = connection.receive(announced=self._announced)
-        verdict, answer = self._lanes.claim(lane, self._seat, frame.number)
+        frame = connection.receive_fields(None, self._announced)
+        kind, _, part, number, _, _ = frame
+        verdict, answer = self._lanes.claim(lane, self._seat, number)
         if answer is None:
             if verdict is Verdict.STALE:
-                raise RemoteProtocolError(f"Request {frame.number} was acknowledged long ago")
+                raise RemoteProtocolError(f"Request {number} was acknowledged long ago")
             return False
         if verdict is REPLAY:
-            answer.replay(self._seat, frame.part)
+            answer.replay(self._seat, part)
         else:
-            self._service.run(Request(frame, answer, connection.opening, lane), self._handlers[frame.kind])
+            self._service.run(Request(frame, answer, connection.opening, lane), self._handlers[kind])
         if self._taken:
             self._give_back()
         return True

@@ -8,12 +8,13 @@ from typing import Any
 
 from bgpy.errors import BgpyError, LocalProtocolError, NoResponseError, RemoteError, SerializationError
 from bgpy.protocol.failures import dump_failure
-from bgpy.protocol.frames import FLAG_AWAIT, FLAG_BY_VALUE, FLAG_CONFIRM, FLAG_MORE, Frame, frame_size
+from bgpy.protocol.frames import FLAG_AWAIT, FLAG_BY_VALUE, FLAG_CONFIRM, FLAG_MORE, FrameFields, frame_size
 from bgpy.protocol.handshake import Opening, own_python
 from bgpy.protocol.lanes import Answer, Lane
-from bgpy.protocol.messages import MessageType, Payload, dump, load
+from bgpy.protocol.messages import MessageType, Payload, PayloadFields, dump, load
 from bgpy.sockets import ClientSocket
 
+_NO_BUFFERS: list[memoryview] = []
 _NOTHING = Payload(b"", [], False)
 
 
@@ -24,9 +25,9 @@ class HeldAnswer:
 
     def __init__(self) -> None:
         #: What the task responded last, None where it did not.
-        self.payload: Payload | None = None
+        self.payload: PayloadFields | None = None
 
-    def send(self, kind: int, flags: int, payload: Payload) -> None:
+    def send(self, kind: int, flags: int, payload: PayloadFields) -> None:
         """Keep a response; one that is not the last is of no use here."""
         if not flags & FLAG_MORE:
             self.payload = payload
@@ -39,37 +40,35 @@ class Request(ClientSocket):
     Exactly one of `fail`, `end` and `finish` settles it, unless the task's last response has.
     """
 
-    def __init__(self, frame: Frame, answer: Answer, opening: Opening, lane: Lane | None = None) -> None:
-        self.flags = frame.flags
-        self._answer = self._last = answer
+    def __init__(self, frame: FrameFields, answer: Answer, opening: Opening, lane: Lane | None = None) -> None:
+        self.kind, self.flags, _, _, self._pickle, self._buffers = frame
+        self._outgoing = self.answer = answer
+        self.responded = False
         self._opening = opening
-        self.kind = frame.kind
-        self._frame: Frame | None = frame
         self._lane = lane
 
     @property
     def identity(self) -> tuple[bytes, int, int] | None:
         """See `ClientSocket`."""
-        return None if self._lane is None else (self._lane.client_id, self._lane.index, self._last.number)
+        return None if self._lane is None else (self._lane.client_id, self._lane.index, self.answer.number)
 
     def hold(self) -> HeldAnswer:
         """Keep the task's response back until `finish`: for a task whose end decides what the client is told."""
         held = HeldAnswer()
-        self._answer = held
+        self._outgoing = held
         return held
 
     @property
     def settled(self) -> bool:
         """Whether the last part of the answer is out."""
-        return self._last.ended
+        return self.answer.ended
 
     def message(self) -> dict[str, Any]:
         """Unpickle what the client sent; once. Raises SerializationError."""
-        frame = self._frame
-        assert frame is not None
-        self._frame = None
+        pickle, buffers = self._pickle, self._buffers
+        self._pickle, self._buffers = b"", _NO_BUFFERS  # their memory goes with the message, not with this request
         try:
-            message = load(frame.pickle, frame.buffers)
+            message = load(pickle, buffers)
         except SerializationError:
             raise
         except BaseException as error:
@@ -84,7 +83,7 @@ class Request(ClientSocket):
         if self.flags & FLAG_CONFIRM:
             self._send(MessageType.OK, FLAG_MORE, confirmation(self.kind))
 
-    def finish(self, response: Payload) -> None:
+    def finish(self, response: PayloadFields) -> None:
         """Send the last answer of a request whose response was held, or made by the server itself."""
         self._send(MessageType.OK, 0, response)
 
@@ -104,7 +103,7 @@ class Request(ClientSocket):
 
     def end(self) -> None:
         """Settle a request whose task has ended: nothing to do after a response, an end, or the error that none came."""
-        if self._last.ended:
+        if self.answer.ended:
             return
         if self.flags & FLAG_AWAIT and not self.parts:
             self.fail(NoResponseError())
@@ -118,9 +117,9 @@ class Request(ClientSocket):
     def _too_large(self, payload: Payload) -> bool:
         return self._opening is not None and frame_size(payload.pickle, payload.buffers) > self._opening.peer_max_size
 
-    def _send(self, kind: int, flags: int, payload: Payload) -> None:
+    def _send(self, kind: int, flags: int, payload: PayloadFields) -> None:
         try:
-            self._last.send(kind, flags, payload)
+            self.answer.send(kind, flags, payload)
         except LocalProtocolError:
             return  # settled by another thread: the client keeps that answer
 

@@ -107,7 +107,10 @@ class Service:
     def execute(self, request: Request) -> None:
         """Run the exec task, in its turn or, where it is marked so, at once."""
         tasks = self._tasks
-        if tasks is not None and tasks.concurrent:
+        if tasks is None:
+            self._execute_behind_init(request)
+            return
+        if tasks.concurrent:
             self._execute_concurrently(request, tasks)
             return
         ticket = self.turns.draw()
@@ -115,7 +118,7 @@ class Service:
         wrong = None
         try:
             message = request.message()
-            if request.flags & FLAG_CONFIRM and tasks is not None:
+            if request.flags & FLAG_CONFIRM:
                 request.confirm()
         except SerializationError as error:
             wrong = error  # it takes its turn like everything else
@@ -124,14 +127,15 @@ class Service:
         try:
             if wrong is not None:
                 raise wrong
-            if tasks is None:
-                tasks = self._tasks_by_now(request)
-            outcome = self._attempt(tasks, request, message)
+            try:
+                outcome = tasks.exec(request, self._state, message)
+            except BaseException as exception:  # noqa: BLE001 - as in `_attempt`
+                outcome = _Raised(exception)
             if isinstance(outcome, dict):
                 self._state = outcome
         finally:
             self.turns.release()
-        if not request.settled or not isinstance(outcome, dict):
+        if not request.answer.ended or not isinstance(outcome, dict):
             self._settle(request, outcome)
 
     def close(self) -> Ticket:
@@ -191,12 +195,20 @@ class Service:
         self._tasks = tasks
         return None
 
-    def _tasks_by_now(self, request: Request) -> TaskSet:
-        """Return the tasks where an INIT was ahead of a request in the queue, and confirm the request; with the turn in hand."""
-        if self._tasks is None:
-            raise NotInitializedError
-        request.confirm()
-        return self._tasks
+    def _execute_behind_init(self, request: Request) -> None:
+        """Run a request that came before there were tasks: an INIT may be ahead of it in the queue, and then it is confirmed."""
+        ticket = self.turns.draw()
+        message, wrong = self._understand(request)
+        with ticket:
+            if wrong is not None:
+                raise wrong
+            if self._tasks is None:
+                raise NotInitializedError
+            request.confirm()
+            outcome = self._attempt(self._tasks, request, message)
+            if isinstance(outcome, dict):
+                self._state = outcome
+        self._settle(request, outcome)
 
     def _execute_concurrently(self, request: Request, tasks: TaskSet) -> None:
         with self._counts:

@@ -104,13 +104,13 @@ def test_arguments_are_a_dict(wrong: Any) -> None:
 
 
 def test_an_answer_is_its_dict_and_an_end_is_none() -> None:
-    assert read_answer(CALL, frame(MessageType.OK, dump({"a": PickleBuffer(bytes(100_000))}))) == {"a": bytes(100_000)}
-    assert read_answer(CALL, frame(MessageType.END, Payload(b"", [], False))) is None
+    assert read_answer({}, frame(MessageType.OK, dump({"a": PickleBuffer(bytes(100_000))}))) == {"a": bytes(100_000)}
+    assert read_answer({}, frame(MessageType.END, Payload(b"", [], False))) is None
 
 
 def test_an_error_is_raised() -> None:
     with pytest.raises(NoResponseError):
-        read_answer(CALL, frame(MessageType.ERROR, dump_failure(NoResponseError())))
+        read_answer({}, frame(MessageType.ERROR, dump_failure(NoResponseError())))
 
 
 @pytest.mark.parametrize(
@@ -126,27 +126,27 @@ def test_an_error_about_a_missing_module_names_the_key_that_needs_it(failure: Se
     from decimal import Decimal
 
     with pytest.raises(SerializationError) as caught:
-        read_answer(execute_call({"a": 1, "b": Decimal(1)}, 0), frame(MessageType.ERROR, dump_failure(failure)))
+        read_answer({"a": 1, "b": Decimal(1)}, frame(MessageType.ERROR, dump_failure(failure)))
     assert caught.value.key == key
     assert caught.value.executed is False
 
 
 def test_an_answer_that_cannot_be_unpickled_says_that_the_request_ran() -> None:
     with pytest.raises(SerializationError) as caught:
-        read_answer(CALL, frame(MessageType.OK, dump({"a": Secret()})))
+        read_answer({}, frame(MessageType.OK, dump({"a": Secret()})))
     assert caught.value.executed is True
 
 
 def test_an_answer_that_is_no_dict_says_that_the_request_ran() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
-        read_answer(CALL, frame(MessageType.OK, dump([])))
+        read_answer({}, frame(MessageType.OK, dump([])))
     assert caught.value.executed is True
 
 
 @pytest.mark.parametrize("payload", [dump([]), dump({"error": "Unknown"}), Payload(b"\x80", [], False), Payload(b"", [], False)])
 def test_an_error_that_cannot_be_read_says_that_nobody_knows_whether_the_request_ran(payload: Payload) -> None:
     with pytest.raises((RemoteProtocolError, SerializationError)) as caught:
-        read_answer(CALL, frame(MessageType.ERROR, payload))
+        read_answer({}, frame(MessageType.ERROR, payload))
     assert caught.value.executed is None
 
 

@@ -16,7 +16,7 @@ from bgpy.protocol.failures import load_failure
 from bgpy.protocol.frames import FLAG_MORE, Frame
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening, own_python
 from bgpy.protocol.lanes import MAX_KEPT_BUFFERS, Answer, Lane, LaneTable, Verdict
-from bgpy.protocol.messages import MessageType, Payload
+from bgpy.protocol.messages import MessageType, Payload, PayloadFields
 
 CLIENT = b"client" + bytes(10)
 TOO_LARGE_TO_KEEP = memoryview(bytes(MAX_KEPT_BUFFERS + 1))
@@ -33,9 +33,9 @@ class Line:
         self.to_client: deque[Frame] = deque()
         self.cut = False
 
-    def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
+    def send_frame(self, kind: int, flags: int, part: int, number: int, payload: PayloadFields) -> bool:
         if not self.cut:
-            self.to_client.append(Frame(kind, flags, part, number, payload.pickle, []))
+            self.to_client.append(Frame(kind, flags, part, number, payload[0], []))
         return not self.cut
 
     def fence(self) -> None:

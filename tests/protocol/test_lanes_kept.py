@@ -13,7 +13,7 @@ from bgpy.protocol import lanes
 from bgpy.protocol.frames import FLAG_MORE
 from bgpy.protocol.handshake import Admission
 from bgpy.protocol.lanes import CLIENT_LIFETIME, MAX_KEPT_BUFFERS, Answer, LaneTable, Verdict
-from bgpy.protocol.messages import Payload
+from bgpy.protocol.messages import PayloadFields
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_a_send_that_is_stuck_on_the_old_connection_does_not_hold_up_the_new_one
     stuck, free = threading.Event(), threading.Event()
 
     class Stuck(Link):
-        def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
+        def send_frame(self, kind: int, flags: int, part: int, number: int, payload: PayloadFields) -> bool:
             stuck.set()
             assert free.wait(30)
             return False

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 import weakref
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from hypothesis import strategies as st
 from support.messages import travel
 
 from bgpy.errors import SerializationError
-from bgpy.protocol.messages import MessageType, dump, is_data, load
+from bgpy.protocol import messages
+from bgpy.protocol.messages import MessageType, dump, dump_plain, is_data, load
 
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -400,3 +402,33 @@ def test_a_by_name_object_of_main_names_no_module_to_install() -> None:
     with pytest.raises(SerializationError) as caught:
         load(b"\x80\x05c__main__\nnothing_of_that_name\n.")
     assert caught.value.module is None
+
+
+class Text(str):
+    """Not a plain value: its class has to be there."""
+
+
+def test_a_dict_of_plain_values_is_pickled_in_the_fewest_steps() -> None:
+    message = {"a": 1, 2: "b", None: b"c", True: 1.5}
+    assert dump_plain(message) == dump(message).pickle
+
+
+@pytest.mark.parametrize(
+    "other",
+    [[1], OrderedDict(a=1), {"a": [1]}, {"a": Text("x")}, {Text("x"): 1}, {(1,): 1}, {"a": np.float64(1)}, {"a": MessageType.OK}],
+)
+def test_anything_else_is_left_to_dump(other: Any) -> None:
+    assert dump_plain(other) is None
+
+
+def test_a_message_that_another_thread_changes_meanwhile_is_left_to_dump(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = {"a": 1}
+
+    class Changing(frozenset[type]):
+        def __contains__(self, kind: object) -> bool:
+            message.setdefault("b", 2)
+            return super().__contains__(kind)
+
+    monkeypatch.setattr(messages, "_PLAIN", Changing(messages._PLAIN))
+    assert dump_plain(message) is None
+    assert dump_plain(message) == dump(message).pickle

@@ -13,7 +13,7 @@ from bgpy.protocol.failures import load_failure
 from bgpy.protocol.frames import Frame, Header
 from bgpy.protocol.handshake import ZERO_ID, ClientHello
 from bgpy.protocol.lanes import LaneTable, Verdict
-from bgpy.protocol.messages import MessageType, Payload
+from bgpy.protocol.messages import MessageType, PayloadFields
 from bgpy.protocol.states import ConnectionState, Role
 from bgpy.serving.budget import MemoryBudget
 from bgpy.serving.conversation import Conversation, Seat
@@ -33,15 +33,15 @@ class FakeConnection:
         self.errors: list[BgpyError] = []
         self._failure = failure
 
-    def receive(self, announced: Callable[[Header], None]) -> Frame:
+    def receive_fields(self, deadline: None, announced: Callable[[Header], None]) -> Frame:
         if self._failure is not None:
             raise self._failure
         announced(self.refused)
         raise AssertionError("there was room")
 
-    def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
+    def send_frame(self, kind: int, flags: int, part: int, number: int, payload: PayloadFields) -> bool:
         self.sent.append((kind, part, number))
-        self.errors.append(load_failure(payload.pickle))
+        self.errors.append(load_failure(payload[0]))
         return False  # gone: nobody lingers
 
 
@@ -88,7 +88,7 @@ def test_a_task_can_tell_which_request_it_runs_for() -> None:
         opening = None
         frames = iter([Frame(MessageType.EXEC, 0, 0, 5, b"", [])])
 
-        def receive(self, announced: Callable[[Header], None]) -> Frame:
+        def receive_fields(self, deadline: None, announced: Callable[[Header], None]) -> Frame:
             for frame in self.frames:
                 return frame
             raise BrokenConnection("gone")

@@ -15,7 +15,7 @@ from bgpy.held import held_instances
 from bgpy.protocol.calls import SUBMIT_FLAGS
 from bgpy.protocol.failures import load_failure
 from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, Frame
-from bgpy.protocol.messages import MessageType, Payload, dump, load
+from bgpy.protocol.messages import MessageType, PayloadFields, dump, load
 from bgpy.serving.requests import Request
 from bgpy.serving.service import Service
 from bgpy.sockets import ClientSocket
@@ -35,13 +35,11 @@ class FakeAnswer:
         self.ended = False
         self.confirmed = threading.Event()
 
-    def send(self, kind: int, flags: int, payload: Payload) -> None:
+    def send(self, kind: int, flags: int, payload: PayloadFields) -> None:
         if self.ended:
             raise LocalProtocolError("The last part is out")
         self.ended = not flags & FLAG_MORE
-        self.parts.append(
-            load_failure(payload.pickle) if kind == MessageType.ERROR else load(payload.pickle) if payload.pickle else "end"
-        )
+        self.parts.append(load_failure(payload[0]) if kind == MessageType.ERROR else load(payload[0]) if payload[0] else "end")
         self.confirmed.set()
 
 

@@ -8,7 +8,7 @@ from bgpy.errors import AnswerLostError
 from bgpy.protocol.failures import load_failure
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello
 from bgpy.protocol.lanes import Answer, Lane, LaneTable, Verdict
-from bgpy.protocol.messages import MessageType, Payload
+from bgpy.protocol.messages import MessageType, Payload, PayloadFields
 
 ME = b"me" * 8
 
@@ -25,10 +25,11 @@ class Link:
         self.frames: list[tuple[int, int, int, int, bytes, list[bytes]]] = []
         self._during = during
 
-    def send_frame(self, kind: int, flags: int, part: int, number: int, payload: Payload) -> bool:
+    def send_frame(self, kind: int, flags: int, part: int, number: int, payload: PayloadFields) -> bool:
         self._during()
         if self.alive:
-            self.frames.append((kind, flags, part, number, bytes(payload.pickle), [bytes(buffer) for buffer in payload.buffers]))
+            pickle, buffers, _ = payload
+            self.frames.append((kind, flags, part, number, bytes(pickle), [bytes(buffer) for buffer in buffers]))
         return self.alive
 
     def fence(self) -> None:
