@@ -1,4 +1,8 @@
-"""Around each test: a home of its own, and a check that it leaves no thread, descriptor, child process or server behind."""
+"""
+Around each test: a home of its own, and a check that it leaves no thread, descriptor, child process or server behind.
+
+And what tests of several folders need: certificates, a server that can be held up, threads that change places often.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 from support.certificates import Files
+from support.servers import Served, running_server, start_count, tasks
+from support.slow import Slow
 
 # "ci" finds the same examples in each run; "long" searches: BGPY_HYPOTHESIS_PROFILE=long make test ARGS="-k property"
 hypothesis.settings.register_profile("ci", derandomize=True, database=None, deadline=None)
@@ -54,6 +60,29 @@ def bgpy_home(_session_home: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """Return two self-signed certificates of localhost with their keys."""
     return Files(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def slow() -> Slow:
+    """Return the task of `server`, and its gate."""
+    return Slow()
+
+
+@pytest.fixture
+def server(slow: Slow) -> Iterator[Served]:
+    """Run a server of a counter whose requests wait at the gate of `slow` where they say so."""
+    with running_server(tasks(slow.run, start_count)) as served:
+        yield served
+        slow.open.set()
+
+
+@pytest.fixture
+def fast_switches() -> Iterator[None]:
+    """Let threads change places as often as they can, so that a race shows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 def _private_home(home: Path) -> Iterator[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -22,15 +21,6 @@ class FakeConnection:
 
 
 Lane = PoolLane[FakeConnection]
-
-
-@pytest.fixture
-def fast_switches() -> Iterator[None]:
-    """Let threads change places as often as they can, so that a race shows."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def pool_of(size: int) -> LanePool[FakeConnection]:

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from bgpy.errors import ServerEndingError
 from bgpy.turns import Ticket, TurnLock
-
-
-@pytest.fixture
-def fast_switches() -> Iterator[None]:
-    """Let threads change places as often as they can, so that a race shows."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def free(lock: TurnLock) -> bool:

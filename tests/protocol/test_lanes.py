@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 from support.lanes import END, ME, OK, Link, Server, hello, payload
@@ -14,15 +12,6 @@ from bgpy.protocol import lanes
 from bgpy.protocol.frames import FLAG_MORE
 from bgpy.protocol.handshake import Admission
 from bgpy.protocol.lanes import MAX_KEPT_BUFFERS, Answer, Verdict
-
-
-@pytest.fixture
-def fast_switches() -> Iterator[None]:
-    """Let threads change places as often as they can, so that a race shows."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture

@@ -55,6 +55,12 @@ def end_count(client_socket: ClientSocket, state: dict[str, Any], args: dict[str
 COUNTER = TaskSet(start_count, count, end_count)
 
 
+def echo(client_socket: ClientSocket, state: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
+    """Respond with the arguments, and whether each array among them can be written to."""
+    client_socket.respond({**args, "writable": all(value.flags.writeable for value in args.values())})
+    return state
+
+
 class Served:
     """
     A server that runs in a thread, and the clients that a test made for it.
@@ -108,6 +114,11 @@ class Served:
             self._exit_codes.append(self.server.run(ready=lambda: self._answers.put(None)))
         except BaseException as error:  # noqa: BLE001 - raised in the test's thread
             self._answers.put(error)
+
+
+def client_of(server: Served, **options: Any) -> Client:
+    """Return a client that the test closes."""
+    return Client(**{"port": server.port, "timeout": 20, **options})
 
 
 @contextlib.contextmanager

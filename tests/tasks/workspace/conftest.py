@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.backends import PATIENCE, Recorder
+from support.backends import PATIENCE, Recorder, Session
 from support.ray_cluster import RayCluster
 
 import bgpy
@@ -99,3 +99,32 @@ def make_backend(kind: str, request: pytest.FixtureRequest) -> Iterator[Callable
     for backend in backends:
         backend.close()
     spawner.close()
+
+
+@pytest.fixture
+def spawner() -> Iterator[Spawner]:
+    spawner = Spawner()
+    yield spawner
+    spawner.close()
+
+
+@pytest.fixture
+def make(spawner: Spawner) -> Iterator[Callable[..., Session]]:
+    """Return what starts backends with a process of their own; all are closed in the end."""
+    backends: list[ProcessBackend] = []
+
+    def start(**options: Any) -> Session:
+        recorder = Recorder()
+        backend = ProcessBackend(recorder, spawner=spawner, **options)
+        backends.append(backend)
+        backend.start()
+        return Session(backend, recorder)
+
+    yield start
+    for backend in backends:
+        backend.close()
+
+
+@pytest.fixture
+def session(make: Callable[..., Session]) -> Session:
+    return make()

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from support import windows_kernel, worker_elsewhere
 from support.backends import PATIENCE, Recorder, Session
+from support.processes import said_pids, wait_until_gone
 
-from bgpy.system import process_start_time, spawning, streams, wait_for_end, windows, workers
+from bgpy.system import process_start_time, spawning, streams, windows, workers
 from bgpy.tasks.workspace import worker
 from bgpy.tasks.workspace.backends import Outcome
 from bgpy.tasks.workspace.backends import process as process_module
@@ -68,17 +69,6 @@ def started(backend: ProcessBackend) -> Session:
     return Session(backend, backend._listener)
 
 
-def said_pids(session: Session, number: int, count: int) -> list[tuple[int, str]]:
-    session.recorder.wait_for(lambda: session.recorder.text(number).count("\n") >= count)
-    return [(int(pid), process_start_time(int(pid)) or "") for pid in session.recorder.text(number).split()]
-
-
-def assert_gone(processes: list[tuple[int, str]]) -> None:
-    for pid, start_time in processes:
-        assert start_time
-        assert wait_for_end(pid, start_time, PATIENCE), f"process {pid} lives"
-
-
 @both
 def test_jobs_run_in_one_process_and_their_output_comes_before_their_end(session: Session, system: str) -> None:
     assert session.run("x = 1") == DONE
@@ -108,7 +98,7 @@ def test_kill_takes_along_what_the_job_started(session: Session, system: str) ->
     children = said_pids(session, number, 1)
     session.backend.kill()
     assert session.recorder.death() == (KILLED[system], False)
-    assert_gone(children)
+    wait_until_gone(children)
 
 
 @both
@@ -136,7 +126,7 @@ def test_a_death_is_told_with_its_reason_and_takes_the_children_along(
     number = session.begin("os.write(1, b'x' * 300_000)\n" + script)
     assert session.recorder.death() == (reasons[system], False)
     assert len(session.recorder.text(number)) == 300_000
-    assert_gone(children)
+    wait_until_gone(children)
 
 
 @pytest.mark.parametrize("system", ["mac"])
@@ -163,7 +153,7 @@ def test_an_interrupt_ends_what_the_job_waits_for(session: Session, system: str)
     children = said_pids(session, number, 1)
     assert session.backend.interrupt(number)
     assert session.recorder.outcome(number).state == "interrupted"
-    assert_gone(children)
+    wait_until_gone(children)
     if system == "windows":
         assert session.value("older.poll()") is None  # what a job before it has left is none of its
         assert process_start_time(older[0][0]) == older[0][1]
@@ -184,7 +174,7 @@ def test_a_worker_whose_server_lets_go_ends_with_all(session: Session, system: s
     children = said_pids(session, number, 1)
     session.backend._ends.lifeline.shutdown(socket.SHUT_WR)  # type: ignore[attr-defined]
     assert session.recorder.death()[0] == {"mac": "signal SIGKILL", "windows": "exit code 1"}[system]
-    assert_gone(children)
+    wait_until_gone(children)
 
 
 @both

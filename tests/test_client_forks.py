@@ -1,0 +1,114 @@
+"""A client in a forked child: connections and numbers of its own, for all of its threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from support.servers import Served, running_server, tasks
+
+import bgpy
+from bgpy.sockets import ClientSocket
+
+Args = dict[str, Any]
+State = dict[str, Any]
+ROOT = str(Path(bgpy.__file__).parents[1])
+FORKING = """
+import os, sys, threading
+from bgpy.client import Client
+
+client = Client(port=int(sys.argv[1]), timeout=20)
+print(client.execute({"add": 1}, await_response=True)["count"], flush=True)
+held, free = threading.Event(), threading.Event()
+
+def hold():
+    with client._status_pool._lock:
+        held.set()
+        free.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if not child:
+    # The lock that another thread of the parent held at the fork does not hold the child up.
+    client.status()
+    print(client.execute({"add": 1}, await_response=True)["count"], flush=True)
+    client.close()
+    os._exit(0)
+free.set()
+thread.join()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+print(client.execute({"add": 1}, await_response=True)["count"], flush=True)
+client.close()
+"""
+
+
+def test_a_forked_child_uses_connections_and_numbers_of_its_own(server: Served, tmp_path: Path) -> None:
+    script = tmp_path / "forking.py"
+    script.write_text(FORKING)
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), str(server.port)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=50,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("1\n2\n3\n", "", 0)
+
+
+FORKED_THREADS = """
+import os, sys, threading
+from bgpy.client import Client
+
+client = Client(port=int(sys.argv[1]), timeout=20)
+client.execute({"who": "parent"}, await_response=True)
+child = os.fork()
+if not child:
+    sys.setswitchinterval(1e-6)
+    barrier = threading.Barrier(12)
+    wrong = []
+
+    def work(who):
+        barrier.wait()
+        for _ in range(2):
+            try:
+                answer = client.execute({"who": who}, await_response=True)
+            except Exception as error:
+                answer = error
+            if answer != {"who": who}:
+                wrong.append(answer)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os._exit(min(len(wrong), 100))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def echo_who(client_socket: ClientSocket, state: State, args: Args) -> State:
+    client_socket.respond({"who": args["who"]})
+    return state
+
+
+def test_threads_of_a_forked_child_do_not_share_a_lane(tmp_path: Path) -> None:
+    """Two of them began anew at once, with one id and two pools: each got answers of the other."""
+    script = tmp_path / "forking.py"
+    script.write_text(FORKED_THREADS)
+    with running_server(tasks(echo_who)) as server:
+        for _ in range(5):
+            done = subprocess.run(
+                [sys.executable, "-W", "ignore", str(script), str(server.port)],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PYTHONPATH": ROOT},
+                timeout=50,
+            )
+            assert (done.stdout, done.stderr) == ("0\n", "")
