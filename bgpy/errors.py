@@ -48,9 +48,9 @@ Every exception of the package, in one tree.
     ├─ WslError                               the other side of WSL could not be reached
     └─ MissingExtraError(ImportError)         an optional dependency is not installed
 
-Every field is an attribute and goes positionally to ``Exception.__init__``, so each error pickles; the text
-is built in ``__str__`` and says what to do next. An error that answers a request has `executed`: True (the request ran or
-runs), False (it did not and will not), None (nobody can know).
+Every field is an attribute, and in ``args``, which pickle calls the class with, in the order of the constructor. The text is
+`_text` with the fields, or what `__str__` builds of them, and says what to do next. An error that answers a request has
+`executed`: True (the request ran or runs), False (it did not and will not), None (nobody can know).
 """
 
 from __future__ import annotations
@@ -61,25 +61,27 @@ class BgpyError(Exception):
 
     #: Whether the request that this error answers ran: True, False, or None where nobody can know.
     executed: bool | None = False
+    #: The text, with fields in braces; "" where `__str__` builds it, or says what was given.
+    _text = ""
+
+    def __str__(self) -> str:
+        return self._text.format_map(vars(self)) if self._text else super().__str__()
 
 
 class ConnectError(BgpyError, ConnectionError):
     """Say that no connection could be made; nothing was sent."""
 
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(address, reason)
-        self.address, self.reason = address, reason
+    _text = "Cannot connect to {address}: {reason}. Check host and port, and that the server runs (bgpy list)."
 
-    def __str__(self) -> str:
-        return f"Cannot connect to {self.address}: {self.reason}. Check host and port, and that the server runs (bgpy list)."
+    def __init__(self, address: str, reason: str) -> None:
+        self.args = self.address, self.reason = address, reason
 
 
 class ConnectionLostError(BgpyError, ConnectionError):
     """Say that the connection broke and could not be taken up again; see `executed`."""
 
     def __init__(self, address: str, reason: str, executed: bool | None) -> None:
-        super().__init__(address, reason, executed)
-        self.address, self.reason, self.executed = address, reason, executed
+        self.args = self.address, self.reason, self.executed = address, reason, executed
 
     def __str__(self) -> str:
         outcome = {
@@ -94,8 +96,7 @@ class RequestTimeoutError(BgpyError, TimeoutError):
     """Say that the wait was given up; the request itself goes on where `executed` is None."""
 
     def __init__(self, timeout: float, waited_for: str, executed: bool | None) -> None:
-        super().__init__(timeout, waited_for, executed)
-        self.timeout, self.waited_for, self.executed = timeout, waited_for, executed
+        self.args = self.timeout, self.waited_for, self.executed = timeout, waited_for, executed
 
     def __str__(self) -> str:
         outcome = "It was not sent" if self.executed is False else "It may still run: the wait was given up, not the request"
@@ -105,8 +106,7 @@ class RequestTimeoutError(BgpyError, TimeoutError):
 class ClientClosedError(BgpyError):
     """Say that a closed client was asked for something."""
 
-    def __str__(self) -> str:
-        return "This client is closed. Make a new Client."
+    _text = "This client is closed. Make a new Client."
 
 
 class OwnServerError(BgpyError):
@@ -124,45 +124,38 @@ class OwnServerError(BgpyError):
 class AuthenticationError(BgpyError):
     """Say that one side could not prove that it knows the token."""
 
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(address, reason)
-        self.address, self.reason = address, reason
+    _text = "No proof of the token with {address}: {reason}. Use the token that the server was started with."
 
-    def __str__(self) -> str:
-        return f"No proof of the token with {self.address}: {self.reason}. Use the token that the server was started with."
+    def __init__(self, address: str, reason: str) -> None:
+        self.args = self.address, self.reason = address, reason
 
 
 class TokenError(BgpyError):
     """Say that a token, or the file it is kept in, cannot be used."""
 
-    def __init__(self, reason: str, mend: str) -> None:
-        super().__init__(reason, mend)
-        self.reason, self.mend = reason, mend
+    _text = "{reason}. {mend}"
 
-    def __str__(self) -> str:
-        return f"{self.reason}. {self.mend}"
+    def __init__(self, reason: str, mend: str) -> None:
+        self.args = self.reason, self.mend = reason, mend
 
 
 class TlsError(BgpyError):
     """Say that TLS cannot be used as it was asked for."""
 
-    def __init__(self, reason: str, mend: str) -> None:
-        super().__init__(reason, mend)
-        self.reason, self.mend = reason, mend
+    _text = "{reason}. {mend}."
 
-    def __str__(self) -> str:
-        return f"{self.reason}. {self.mend}."
+    def __init__(self, reason: str, mend: str) -> None:
+        self.args = self.reason, self.mend = reason, mend
 
 
 class ProtocolError(BgpyError):
     """Say that the rules of docs/protocol.rst were broken."""
 
+    _text = "{reason}."
+
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.reason}."
 
 
 class LocalProtocolError(ProtocolError):
@@ -177,8 +170,7 @@ class VersionMismatchError(ProtocolError):
     """Say that both ends have no version of the protocol in common."""
 
     def __init__(self, ours: str, theirs: str) -> None:
-        super(ProtocolError, self).__init__(ours, theirs)
-        self.ours, self.theirs = ours, theirs
+        self.args = self.ours, self.theirs = ours, theirs
 
     def __str__(self) -> str:
         versions = f"This side speaks protocol version {self.ours}, the other {self.theirs}"
@@ -189,8 +181,7 @@ class MessageTooLargeError(ProtocolError):
     """Say that a message is above the limit of one side; see `executed` for whether its request ran."""
 
     def __init__(self, size: int, limit: int, executed: bool | None = False) -> None:
-        super(ProtocolError, self).__init__(size, limit, executed)
-        self.size, self.limit, self.executed = size, limit, executed
+        self.args = self.size, self.limit, self.executed = size, limit, executed
 
     def __str__(self) -> str:
         what = "The request ran, but its answer" if self.executed else "The message"
@@ -201,8 +192,7 @@ class SerializationError(BgpyError):
     """Say that something could not be pickled or unpickled, under which key, and which module is missing."""
 
     def __init__(self, reason: str, key: str | None = None, module: str | None = None, executed: bool | None = False) -> None:
-        super().__init__(reason, key, module, executed)
-        self.reason, self.key, self.module, self.executed = reason, key, module, executed
+        self.args = self.reason, self.key, self.module, self.executed = reason, key, module, executed
 
     def __str__(self) -> str:
         where = f" (key {self.key!r})" if self.key is not None else ""
@@ -227,15 +217,13 @@ class PythonVersionError(SerializationError):
 class AlreadyInitializedError(BgpyError):
     """Say that the server has its tasks already."""
 
-    def __str__(self) -> str:
-        return "The server is initialised already. Pass exist_ok=True if that is fine, or terminate it first."
+    _text = "The server is initialised already. Pass exist_ok=True if that is fine, or terminate it first."
 
 
 class NotInitializedError(BgpyError):
     """Say that the server has no tasks yet."""
 
-    def __str__(self) -> str:
-        return "The server has no tasks yet. Call Client.initialize(init_task, exec_task, exit_task) first."
+    _text = "The server has no tasks yet. Call Client.initialize(init_task, exec_task, exit_task) first."
 
 
 class RemoteError(BgpyError):
@@ -244,8 +232,7 @@ class RemoteError(BgpyError):
     executed = True
 
     def __init__(self, type_name: str, message: str, traceback_text: str) -> None:
-        super().__init__(type_name, message, traceback_text)
-        self.type_name, self.message, self.traceback_text = type_name, message, traceback_text
+        self.args = self.type_name, self.message, self.traceback_text = type_name, message, traceback_text
 
     def __str__(self) -> str:
         return f"A task raised {self.type_name}: {self.message}\n\n{self.traceback_text}".rstrip()
@@ -255,85 +242,72 @@ class InvalidResultError(BgpyError):
     """Say that a task returned something other than a dict; the state is what it was before."""
 
     executed = True
+    _text = "{task} returned {type_name}, not a dict; the state is as before. Return the state from the task."
 
     def __init__(self, task: str, type_name: str) -> None:
-        super().__init__(task, type_name)
-        self.task, self.type_name = task, type_name
-
-    def __str__(self) -> str:
-        return f"{self.task} returned {self.type_name}, not a dict; the state is as before. Return the state from the task."
+        self.args = self.task, self.type_name = task, type_name
 
 
 class NoResponseError(BgpyError):
     """Say that the task ended, or its deadline passed, without the response that was awaited."""
 
     executed = True
-
-    def __str__(self) -> str:
-        return "The task ended without a response. Call respond(client_socket, {...}) in the task, or do not await a response."
+    _text = "The task ended without a response. Call respond(client_socket, {{...}}) in the task, or do not await a response."
 
 
 class AnswerLostError(BgpyError):
     """Say that the request ran and that its answer is gone."""
 
     executed = True
+    _text = "The request ran, but its answer is gone: {reason}. Look at the state; do not send the request again."
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-    def __str__(self) -> str:
-        return f"The request ran, but its answer is gone: {self.reason}. Look at the state; do not send the request again."
 
 
 class ResponseError(BgpyError):
     """Say, inside a task, that a response cannot be sent: the last one is out, or it is no dict."""
 
     executed = True
+    _text = "{reason}."
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.reason}."
 
 
 class OverloadedError(BgpyError):
     """Say that the server had no room for the request in time; it did not run."""
 
+    _text = "The server has no room for the request: {reason}. Try again later."
+
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-    def __str__(self) -> str:
-        return f"The server has no room for the request: {self.reason}. Try again later."
 
 
 class ServerEndingError(BgpyError):
     """Say that the server is ending and that the request did not begin."""
 
-    def __str__(self) -> str:
-        return "The server is ending; the request did not run."
+    _text = "The server is ending; the request did not run."
 
 
 class ExitSkippedError(BgpyError):
     """Say that the server ended without its exit task, because something still held the state."""
 
+    _text = "The server has ended, but its exit task did not run: the state was still in use after {grace:g} s."
+
     def __init__(self, grace: float) -> None:
         super().__init__(grace)
         self.grace = grace
-
-    def __str__(self) -> str:
-        return f"The server has ended, but its exit task did not run: the state was still in use after {self.grace:g} s."
 
 
 class ServerStartError(BgpyError):
     """Say why a server could not be started, in its own words; nothing is left running."""
 
     def __init__(self, reason: str, traceback_text: str = "", log_file: str | None = None) -> None:
-        super().__init__(reason, traceback_text, log_file)
-        self.reason, self.traceback_text, self.log_file = reason, traceback_text, log_file
+        self.args = self.reason, self.traceback_text, self.log_file = reason, traceback_text, log_file
 
     def __str__(self) -> str:
         log = f" Its log: {self.log_file}." if self.log_file else ""
@@ -357,8 +331,7 @@ class ServerNotFoundError(BgpyError, LookupError):
     """Say that no such server runs, and which ones do."""
 
     def __init__(self, name: str, running: tuple[str, ...] = ()) -> None:
-        super().__init__(name, running)
-        self.name, self.running = name, running
+        self.args = self.name, self.running = name, running
 
     def __str__(self) -> str:
         others = f"Running: {', '.join(self.running)}" if self.running else "None of your servers runs on this machine"
@@ -368,12 +341,10 @@ class ServerNotFoundError(BgpyError, LookupError):
 class RefusedError(BgpyError):
     """Say that a request to a task set has a wrong shape, and which field is at fault; nothing was done."""
 
-    def __init__(self, reason: str, field: str | None = None) -> None:
-        super().__init__(reason, field)
-        self.reason, self.field = reason, field
+    _text = "{reason}."
 
-    def __str__(self) -> str:
-        return f"{self.reason}."
+    def __init__(self, reason: str, field: str | None = None) -> None:
+        self.args = self.reason, self.field = reason, field
 
 
 class WorkspaceNotFoundError(RefusedError, LookupError):
@@ -429,13 +400,11 @@ class ModelError(BgpyError):
     """Say what is wrong with a model, or with what it was asked for; `reason` is the whole text."""
 
     executed = True
+    _text = "{reason}"
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class ModelLoadError(ModelError):
@@ -457,20 +426,17 @@ class ModelDataError(ModelError, ValueError):
 class StoreError(BgpyError):
     """Say that jobs and results cannot be kept: nothing is acknowledged that is not on the disk."""
 
-    def __init__(self, path: str, reason: str, mend: str) -> None:
-        super().__init__(path, reason, mend)
-        self.path, self.reason, self.mend = path, reason, mend
+    _text = "The store {path}: {reason}. {mend}."
 
-    def __str__(self) -> str:
-        return f"The store {self.path}: {self.reason}. {self.mend}."
+    def __init__(self, path: str, reason: str, mend: str) -> None:
+        self.args = self.path, self.reason, self.mend = path, reason, mend
 
 
 class ClusterError(BgpyError):
     """Say why a Ray cluster cannot be used, or what it could not do."""
 
     def __init__(self, address: str, reason: str, mend: str = "") -> None:
-        super().__init__(address, reason, mend)
-        self.address, self.reason, self.mend = address, reason, mend
+        self.args = self.address, self.reason, self.mend = address, reason, mend
 
     def __str__(self) -> str:
         return f"The Ray cluster {self.address!r}: {self.reason}.{f' {self.mend}.' if self.mend else ''}"
@@ -480,8 +446,7 @@ class WslError(BgpyError):
     """Say why the other side of WSL could not be reached, and what was tried."""
 
     def __init__(self, reason: str, tried: tuple[str, ...] = ()) -> None:
-        super().__init__(reason, tried)
-        self.reason, self.tried = reason, tried
+        self.args = self.reason, self.tried = reason, tried
 
     def __str__(self) -> str:
         tried = f" Tried: {'; '.join(self.tried)}." if self.tried else ""
@@ -491,9 +456,7 @@ class WslError(BgpyError):
 class MissingExtraError(BgpyError, ImportError):
     """Say which optional dependency is missing and how to install it."""
 
-    def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(feature, extra)
-        self.feature, self.extra = feature, extra
+    _text = '{feature} needs an optional dependency: pip install "bgpy[{extra}]"'
 
-    def __str__(self) -> str:
-        return f'{self.feature} needs an optional dependency: pip install "bgpy[{self.extra}]"'
+    def __init__(self, feature: str, extra: str) -> None:
+        self.args = self.feature, self.extra = feature, extra
