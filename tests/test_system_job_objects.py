@@ -178,7 +178,10 @@ def test_only_what_is_young_is_ended_however_many_there_are() -> None:
 
 
 def test_what_may_not_be_ended_is_left(kernel: windows_kernel.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[Any] = []
+
     def refuse(*arguments: Any) -> Any:
+        refused.append(arguments)
         raise windows_kernel.WindowsError(windows_kernel.ACCESS_DENIED)
 
     monkeypatch.setattr(job_objects, "_own_job", lambda: iter([1, 2, os.getpid()]))
@@ -188,6 +191,7 @@ def test_what_may_not_be_ended_is_left(kernel: windows_kernel.Kernel, monkeypatc
     job_objects.end_younger_than(5)
     monkeypatch.setattr(job_objects, "_own_job", refuse)
     job_objects.end_younger_than(5)  # in no Job Object
+    assert {len(arguments) for arguments in refused} == {0, 2}  # to open the first one, and to end the second
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,16 @@ def test_without_the_list_of_children_they_are_searched_for(monkeypatch: pytest.
 
 
 def test_a_child_of_another_user_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
     def kill(pid: int, number: int) -> None:
+        tried.append(pid)
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", kill)
     monkeypatch.setattr(workers, "child_processes", lambda: [77])
     workers.end_children(lambda *_: None)
+    assert 77 in tried
 
 
 def test_there_is_nothing_to_reap_while_a_child_runs() -> None:
