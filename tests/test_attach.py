@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.command_line import EXAMPLE, found
+from support.servers import end_recorded, recorded_servers
 
 import bgpy
 from bgpy import attach
@@ -29,12 +31,11 @@ from bgpy.errors import (
     TokenError,
     WslError,
 )
-from bgpy.records import Record, Registry
+from bgpy.records import Registry
 from bgpy.server import Server
 from bgpy.system import kill_process, process_start_time, wait_for_end
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLE = "bgpy.example.tasks"
 TOKEN = "a-token-of-more-than-22-characters"
 INCREASE = {"command": "increase", "value_change": 1}
 
@@ -59,26 +60,11 @@ def exit_task(client_socket: bgpy.ClientSocket, state: dict[str, Any], args: dic
             gate.read()
 
 
-def end_all(registry: Registry) -> None:
-    for record in registry.running():
-        if record.pid != os.getpid():
-            kill_process(record.pid, record.start_time)
-            wait_for_end(record.pid, record.start_time, 10)
-    registry.running()
-
-
 @pytest.fixture(autouse=True)
 def servers(bgpy_home: Path) -> Iterator[Registry]:
     """Give the registry, and end what runs in the end."""
-    registry = Registry()
-    yield registry
-    end_all(registry)
-
-
-def found(registry: Registry, name: str) -> Record:
-    record = registry.find(name)
-    assert record is not None
-    return record
+    with recorded_servers() as registry:
+        yield registry
 
 
 # Here
@@ -393,7 +379,7 @@ def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registr
     near = os.environ["BGPY_HOME"]
     yield Registry(str(far_folder(home / "state")))
     monkeypatch.setenv("BGPY_HOME", str(home / "state"))
-    end_all(Registry())
+    end_recorded(Registry())
     monkeypatch.setenv("BGPY_HOME", near)
 
 

@@ -1,12 +1,9 @@
-"""The command line, run in this process or in one of its own."""
+"""The command line in this process, and servers that it is for; for processes of their own see `support.commands`."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
@@ -15,7 +12,6 @@ import bgpy
 from bgpy.cli import main
 from bgpy.records import Record, Registry
 
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = "bgpy.example.tasks"
 SECRET = "s3cret-of-more-than-22-characters"
 INCREASE = '{"command": "increase", "value_change": 10}'
@@ -37,20 +33,6 @@ def exec_task(client_socket, state, args):
 def exit_task(client_socket, state, args):
     print("exit task")
 """
-
-
-def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "bgpy", *args]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **more}
-
-
-def run(*args: str, text: str = "", cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*args), input=text, capture_output=True, text=True, encoding="utf-8", cwd=cwd, env=environment(**env), timeout=50
-    )
 
 
 def invoke(*args: str, text: str | None = None) -> Result:

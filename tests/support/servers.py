@@ -12,6 +12,7 @@ from typing import Any
 from bgpy.client import Client
 from bgpy.connection import Connection, Dialer
 from bgpy.protocol.handshake import ZERO_ID, ClientHello
+from bgpy.records import Registry
 from bgpy.server import Server
 from bgpy.sockets import ClientSocket
 from bgpy.system import kill_process, machine_identity, process_start_time, wait_for_end
@@ -134,6 +135,14 @@ def running_server(
 
 
 @contextlib.contextmanager
+def surviving_server(**options: Any) -> Iterator[Served]:
+    """Run a server that still counts after all that the test has done to it."""
+    with running_server(**options) as served:
+        yield served
+        assert served.client().execute({"add": 1}, await_response=True) == {"count": 1}
+
+
+@contextlib.contextmanager
 def background_server(task_set: Any = COUNTER, **options: Any) -> Iterator[Server]:
     """Start a detached server and see to it that its process has ended afterwards."""
     server = Server(tasks=task_set, **options)
@@ -146,6 +155,23 @@ def background_server(task_set: Any = COUNTER, **options: Any) -> Iterator[Serve
         if start_time is not None:
             kill_process(server.pid, start_time)
             assert wait_for_end(server.pid, start_time, 10)
+
+
+def end_recorded(registry: Registry) -> None:
+    """End the servers that a registry knows, but for those of this very process, which are their tests' to end."""
+    for record in registry.running():
+        if record.pid != os.getpid():
+            kill_process(record.pid, record.start_time)
+            wait_for_end(record.pid, record.start_time, 10)
+    registry.running()
+
+
+@contextlib.contextmanager
+def recorded_servers() -> Iterator[Registry]:
+    """Give the registry, and end what runs in the end."""
+    registry = Registry()
+    yield registry
+    end_recorded(registry)
 
 
 @contextlib.contextmanager

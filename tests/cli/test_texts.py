@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from support.command_line import INCREASE, SECRET, invoke, started
 from support.commands import one_line_error, run_command
 
-import bgpy
 from bgpy import errors
-from bgpy.cli import main
 from bgpy.cli.group import one_line
 from bgpy.records import Registry
-from bgpy.system import kill_process, user_state_dir, wait_for_end
+from bgpy.system import user_state_dir
 
-pytestmark = pytest.mark.process
-EXAMPLE = "bgpy.example.tasks"
-INCREASE = '{"command": "increase", "value_change": 10}'
-SECRET = "s3cret-of-more-than-22-characters"
-
-
-@pytest.fixture(autouse=True)
-def _ends_what_is_left(bgpy_home: Path) -> Iterator[None]:
-    yield
-    for record in Registry().running():
-        kill_process(record.pid, record.start_time)
-        wait_for_end(record.pid, record.start_time, 10)
-    Registry().running()
-
-
-def invoke(*args: str) -> Result:
-    return CliRunner().invoke(main, list(args))
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("servers")]
 
 
 def said(*args: str) -> str:
@@ -43,12 +24,6 @@ def said(*args: str) -> str:
     assert (result.exit_code, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
     return str(line)
-
-
-def started(name: str, token: str | None = None) -> bgpy.Server:
-    server = bgpy.Server("127.0.0.1", 0, token, tasks=EXAMPLE, name=name)
-    server.run_background()
-    return server
 
 
 @pytest.mark.parametrize(

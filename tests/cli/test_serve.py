@@ -25,12 +25,12 @@ import bgpy
 from bgpy.cli.pairing import DEFAULT_TASKS, STORING, installed_tasks, make_tasks
 from bgpy.errors import ClusterError, MissingExtraError, ServerStartError
 from bgpy.records import Registry
-from bgpy.system import kill_process, process_start_time, wait_for_end
+from bgpy.system import process_start_time, wait_for_end
 from bgpy.tasks.workspace import Workspaces
 from bgpy.tasks.workspace.jobs import JobState
 from bgpy.token import find_token
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("servers")]
 LONG = 30.0
 FREE = ("--bind", "127.0.0.1:0")
 SECRET = "s3cret-of-more-than-22-characters"
@@ -94,15 +94,6 @@ class Served(NamedTuple):
             return response.status, json.loads(response.read())
         finally:
             connection.close()
-
-
-@pytest.fixture(autouse=True)
-def _ends_what_is_left(bgpy_home: Path) -> Iterator[None]:
-    yield
-    for record in Registry().running():
-        kill_process(record.pid, record.start_time)
-        wait_for_end(record.pid, record.start_time, LONG)
-    Registry().running()
 
 
 def children(pid: int, word: str) -> list[int]:

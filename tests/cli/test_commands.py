@@ -9,11 +9,11 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.command_line import EXAMPLE, INCREASE, ROOT, SECRET, TASKS, command, environment, failed, found, invoke, run, started
+from support.command_line import EXAMPLE, INCREASE, SECRET, failed, found, invoke, started
+from support.commands import ROOT, command, environment, run_command
 
 import bgpy
 from bgpy.cli import showing
@@ -22,27 +22,10 @@ from bgpy.errors import ConnectError, RemoteError, ServerStartError
 from bgpy.records import Registry
 from bgpy.system import kill_process, process_start_time, wait_for_end
 
+pytestmark = pytest.mark.usefixtures("servers")
 COMMANDS = (
     "serve run workspaces gateway server terminate kill execute status list logs token demo doctor completion version".split()
 )
-
-
-@pytest.fixture(autouse=True)
-def servers(bgpy_home: Path) -> Iterator[Registry]:
-    """Give the registry, and end what runs in the end."""
-    registry = Registry()
-    yield registry
-    for record in registry.running():
-        kill_process(record.pid, record.start_time)
-        wait_for_end(record.pid, record.start_time, 10)
-    registry.running()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A working directory with a module of tasks."""
-    (tmp_path / "mine.py").write_text(TASKS)
-    return tmp_path
 
 
 # What is said without a server
@@ -134,7 +117,7 @@ def test_token_prints_a_new_one_each_time() -> None:
 
 def test_version_names_bgpy_and_python() -> None:
     python = ".".join(map(str, sys.version_info[:3]))
-    assert run("version").stdout == f"bgpy {bgpy.__version__}, Python {python}\n"
+    assert run_command("version").stdout == f"bgpy {bgpy.__version__}, Python {python}\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -144,7 +127,7 @@ def test_completion_prints_what_the_shell_runs(shell: str) -> None:
 
 def test_shell_completes_the_names_of_running_servers() -> None:
     started("models")
-    done = run(_BGPY_COMPLETE="bash_complete", COMP_WORDS="bgpy status --name mo", COMP_CWORD="3")
+    done = run_command(_BGPY_COMPLETE="bash_complete", COMP_WORDS="bgpy status --name mo", COMP_CWORD="3")
     assert done.stdout == "plain,models\n"
 
 
@@ -192,7 +175,7 @@ def test_execute_prints_the_response_as_json() -> None:
     server = started("models")
     place = ("127.0.0.1", str(server.port))
     assert invoke("execute", *place, INCREASE).output == '{"request_count": 1, "value": 1010}\n'
-    assert run("execute", "--name", "models", "-", text=INCREASE).stdout == '{"request_count": 2, "value": 1020}\n'
+    assert run_command("execute", "--name", "models", "-", text=INCREASE).stdout == '{"request_count": 2, "value": 1020}\n'
 
 
 def test_execute_prints_the_confirmation_where_there_is_no_response(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +188,8 @@ def test_response_that_json_lacks_words_for_is_printed_all_the_same(folder: Path
     monkeypatch.chdir(folder)
     started("models", "mine")
     args = ("execute", "--name", "models", '{"respond": "\\u00e9\\ud83d\\ude00"}')
-    assert run(*args).stdout == '{"echo": "é😀", "odd": null}\n'
-    assert run(*args, PYTHONIOENCODING="ascii").stdout == '{"echo": "\\u00e9\\ud83d\\ude00", "odd": null}\n'
+    assert run_command(*args).stdout == '{"echo": "é😀", "odd": null}\n'
+    assert run_command(*args, PYTHONIOENCODING="ascii").stdout == '{"echo": "\\u00e9\\ud83d\\ude00", "odd": null}\n'
 
 
 def test_failing_task_is_one_line_and_its_traceback_on_demand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,17 +275,17 @@ def test_asked_token_is_used_and_not_shown() -> None:
     result = invoke("status", "127.0.0.1", str(server.port), "-t", "--json", text=f"{SECRET}\n")
     assert result.exit_code == 0
     assert SECRET not in result.output
-    assert "No proof of the token" in failed(run("status", "127.0.0.1", str(server.port)))
+    assert "No proof of the token" in failed(run_command("status", "127.0.0.1", str(server.port)))
 
 
 def test_token_comes_from_a_file_or_standard_input(tmp_path: Path) -> None:
     server = started("models", token=SECRET)
     (tmp_path / "token").write_text(f"{SECRET}\n")
     place = ("127.0.0.1", str(server.port))
-    assert run("status", *place, "--token-file", str(tmp_path / "token")).returncode == 0
-    assert run("status", "--name", "models", "--token-file", "-", text=SECRET).returncode == 0
+    assert run_command("status", *place, "--token-file", str(tmp_path / "token")).returncode == 0
+    assert run_command("status", "--name", "models", "--token-file", "-", text=SECRET).returncode == 0
     (tmp_path / "token").write_text("\n")
-    assert "is empty" in failed(run("status", *place, "--token-file", str(tmp_path / "token")))
+    assert "is empty" in failed(run_command("status", *place, "--token-file", str(tmp_path / "token")))
 
 
 def test_no_token_reaches_a_server_without_one() -> None:
@@ -331,6 +314,8 @@ def test_terminal_does_not_show_the_token_that_is_typed() -> None:
 
 @pytest.mark.skipif(not getattr(ssl, "HAS_PSK", False), reason="pre-shared keys came with Python 3.13")
 def test_tls_from_the_token() -> None:
-    assert run("server", "--name", "models", "-b", "--tls", "token", "--tasks", EXAMPLE).returncode == 0
-    assert run("execute", "--name", "models", "--tls", "token", INCREASE).stdout == '{"request_count": 1, "value": 1010}\n'
-    assert run("terminate", "--name", "models", "--tls", "token").returncode == 0
+    assert run_command("server", "--name", "models", "-b", "--tls", "token", "--tasks", EXAMPLE).returncode == 0
+    assert (
+        run_command("execute", "--name", "models", "--tls", "token", INCREASE).stdout == '{"request_count": 1, "value": 1010}\n'
+    )
+    assert run_command("terminate", "--name", "models", "--tls", "token").returncode == 0

@@ -9,54 +9,38 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_line import EXAMPLE, INCREASE, ROOT, SECRET, TASKS, command, environment, failed, found, invoke, run, started
+from support.command_line import EXAMPLE, INCREASE, SECRET, failed, found, invoke, started
+from support.commands import ROOT, command, environment, run_command
 
 from bgpy.cli import demo
 from bgpy.errors import ConnectError
 from bgpy.records import Registry
-from bgpy.system import kill_process, process_start_time, wait_for_end
+from bgpy.system import process_start_time
 
-
-@pytest.fixture(autouse=True)
-def servers(bgpy_home: Path) -> Iterator[Registry]:
-    """Give the registry, and end what runs in the end."""
-    registry = Registry()
-    yield registry
-    for record in registry.running():
-        kill_process(record.pid, record.start_time)
-        wait_for_end(record.pid, record.start_time, 10)
-    registry.running()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A working directory with a module of tasks."""
-    (tmp_path / "mine.py").write_text(TASKS)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("servers")
 
 
 # bgpy server
 
 
 def test_background_server_is_told_where_it_is_and_outlives_its_starter(servers: Registry) -> None:
-    done = run(
+    done = run_command(
         "server", "127.0.0.1", "0", "--background", "--tasks", EXAMPLE, "--name", "models", "--token-file", "-", text=SECRET
     )
     record = found(servers, "models")
     assert done.stdout == f"Serving at 127.0.0.1:{record.port}, process {record.pid}, log {record.log_file}\n"
     assert SECRET.encode() not in Path(f"/proc/{record.pid}/cmdline").read_bytes()
     assert SECRET not in invoke("logs", "--name", "models").output
-    assert run("execute", "--name", "models", INCREASE, "--token-file", "-", text=SECRET).returncode == 0
+    assert run_command("execute", "--name", "models", INCREASE, "--token-file", "-", text=SECRET).returncode == 0
 
 
 def test_background_server_logs_where_it_is_told(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert run("server", "--name", "models", "-b", "-f", str(log), "-l", "debug").returncode == 0
+    assert run_command("server", "--name", "models", "-b", "-f", str(log), "-l", "debug").returncode == 0
     invoke("terminate", "--name", "models")
     assert "Serving at" in log.read_text()
 
@@ -65,16 +49,16 @@ def test_background_server_logs_where_it_is_told(tmp_path: Path) -> None:
 def test_server_that_cannot_start_says_why_in_one_line(background: tuple[str, ...], tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('no model')")
-    assert "RuntimeError: no model" in failed(run("server", "127.0.0.1", "0", "-i", str(broken), *background))
+    assert "RuntimeError: no model" in failed(run_command("server", "127.0.0.1", "0", "-i", str(broken), *background))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert "Address already in use" in failed(run("server", "127.0.0.1", str(port), *background))
-    assert "is known" not in failed(run("server", "no.such.host.invalid", "0", *background))
+        assert "Address already in use" in failed(run_command("server", "127.0.0.1", str(port), *background))
+    assert "is known" not in failed(run_command("server", "no.such.host.invalid", "0", *background))
 
 
 def test_open_server_without_a_token_must_be_meant() -> None:
-    assert "Without a token" in failed(run("server", "0.0.0.0", "0", "--no-token"))
-    assert run("server", "0.0.0.0", "0", "--no-token", "--insecure", "-b", "--name", "open").returncode == 0
+    assert "Without a token" in failed(run_command("server", "0.0.0.0", "0", "--no-token"))
+    assert run_command("server", "0.0.0.0", "0", "--no-token", "--insecure", "-b", "--name", "open").returncode == 0
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
@@ -87,7 +71,7 @@ def test_foreground_server_tells_its_address_and_ends_by_signal(end: signal.Sign
         place = re.fullmatch(r"Serving at 127\.0\.0\.1:(\d+), process (\d+)\. Ctrl-C ends it\.\n", line)
         assert place is not None, line
         assert int(place[2]) == process.pid
-        assert run("execute", "127.0.0.1", place[1], "{}").returncode == 0
+        assert run_command("execute", "127.0.0.1", place[1], "{}").returncode == 0
         assert "runs in the foreground" in failed(invoke("logs", "--name", "models"))
         process.send_signal(end)
         output, errors = process.communicate(timeout=30)
@@ -168,7 +152,7 @@ def test_logs_of_a_named_server_that_has_been_killed_can_be_read(folder: Path, m
 
 def test_demo_shows_a_state_that_outlives_its_clients_and_leaves_nothing(tmp_path: Path, bgpy_home: Path) -> None:
     before = sorted(bgpy_home.rglob("*"))
-    done = run("demo", TMPDIR=str(tmp_path))
+    done = run_command("demo", TMPDIR=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert '{"request_count": 1, "value": 1010}' in done.stdout
     assert '{"request_count": 3, "value": 910, "status": "Exited."}' in done.stdout
@@ -199,7 +183,7 @@ def test_demo_that_fails_leaves_nothing_either(tmp_path: Path, monkeypatch: pyte
 
 def test_far_answers_in_one_line_of_ascii_json(tmp_path: Path) -> None:
     started("frames")
-    done = run("_far", "find", "models", text="{}\n", HOME=str(tmp_path))
+    done = run_command("_far", "find", "models", text="{}\n", HOME=str(tmp_path))
     assert done.stdout.isascii()
     assert json.loads(done.stdout) == {
         "ok": False,
@@ -207,12 +191,12 @@ def test_far_answers_in_one_line_of_ascii_json(tmp_path: Path) -> None:
         "reason": json.loads(done.stdout)["reason"],
         "running": ["frames"],
     }
-    done = run("_far", "find", "frames", text="\ufeff{}\r\n", HOME=str(tmp_path))
+    done = run_command("_far", "find", "frames", text="\ufeff{}\r\n", HOME=str(tmp_path))
     assert set(json.loads(done.stdout)) == {"ok", "pid", "host", "port", "id", "name"}
 
 
 def test_far_does_not_repeat_what_it_cannot_read() -> None:
-    assert SECRET not in failed(run("_far", "start", "models", text=f'{{"token": "{SECRET}"'))
+    assert SECRET not in failed(run_command("_far", "start", "models", text=f'{{"token": "{SECRET}"'))
 
 
 def test_the_doctor_says_what_is_wrong_with_the_folder_of_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
