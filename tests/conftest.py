@@ -1,12 +1,13 @@
 """
 Around each test: a home of its own, and a check that it leaves no thread, descriptor, child process or server behind.
 
-And what tests of several folders need: certificates, a server that can be held up, threads that change places often.
+And what tests of several folders need: certificates, a server that can be held up, threads that change places often, a figure.
 """
 
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -83,6 +85,15 @@ def fast_switches() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture(scope="module")
+def figure() -> Any:
+    """Return a figure that was saved once: matplotlib keeps the files of its fonts open, which is no leak of the test."""
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    figure.subplots().plot([1, 2])
+    figure.savefig(io.BytesIO(), format="png")
+    return figure
 
 
 def _private_home(home: Path) -> Iterator[Path]:

@@ -58,15 +58,6 @@ def test_large_table_is_described() -> None:
     assert to_json_limited(pd.Series(range(1000)), 900) == {"type": "Series", "shape": [1000], "truncated": True}
 
 
-@pytest.fixture(scope="module")
-def figure() -> Any:
-    """A figure that was saved once: matplotlib keeps the files of its fonts open, which is no leak of the test."""
-    figure = pytest.importorskip("matplotlib.figure").Figure()
-    figure.subplots().plot([1, 2])
-    figure.savefig(io.BytesIO(), format="png")
-    return figure
-
-
 def test_figure_is_a_png(figure: Any) -> None:
     picture = base64.b64decode(to_json(figure), validate=True)
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")

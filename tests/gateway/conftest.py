@@ -1,4 +1,4 @@
-"""A server with a small task set, and one with models; each with a gateway in front of it."""
+"""A server with a small task set, one with scripted runs, and one with models; and gateways in front of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import httpx
 import pytest
 from support import models as making
 from support.gateways import TOKEN, RunningGateway, Workspaces, running_gateway
+from support.scripted_runs import Runs
 from support.servers import background_server
 
 from bgpy.client import Client
@@ -31,6 +32,11 @@ def gateway(workspaces: Workspaces) -> Iterator[RunningGateway]:
 def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
     with gateway.client() as client:
         yield client
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
 
 
 class Models(NamedTuple):

@@ -25,11 +25,6 @@ STATS = {"action": "get_stats", "placeholder": {"sessionId": "s", "name": "x"}}
 
 
 @pytest.fixture
-def runs() -> Runs:
-    return Runs()
-
-
-@pytest.fixture
 def gateway(runs: Runs) -> Iterator[RunningGateway]:
     with gateway_of_runs(runs) as running:
         yield running

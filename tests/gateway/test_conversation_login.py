@@ -38,11 +38,6 @@ FIRST_MESSAGES: list[str | bytes] = [
 
 
 @pytest.fixture
-def runs() -> Runs:
-    return Runs()
-
-
-@pytest.fixture
 def gateway(runs: Runs) -> Iterator[RunningGateway]:
     with gateway_of_runs(runs) as running:
         yield running

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from support.gateways import Workspaces, running_gateway
+from support.gateways import Workspaces
 from support.scripted_models import ScriptedModels, description, inferred, job
 
 import bgpy
@@ -21,17 +20,9 @@ BODY = HEAD + b"\x00\x00\x80?"
 LENGTH = {"inference-header-content-length": str(len(HEAD))}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def models(workspaces: Workspaces) -> ScriptedModels:
-    models = ScriptedModels(workspaces)
-    models.deployed = {"half": description("half"), "empty": None}
-    return models
-
-
-@pytest.fixture
-def http(models: ScriptedModels, workspaces: Workspaces) -> Iterator[httpx.Client]:
-    with running_gateway(workspaces) as gateway, gateway.client() as client:
-        yield client
+    return ScriptedModels(workspaces, half=description("half"), empty=None)
 
 
 def test_the_server_tells_what_it_is_and_that_it_is_there(http: httpx.Client) -> None:

@@ -18,11 +18,6 @@ PYTHON = {"number": 1, "files": [{"filename": "a.py", "content": "print(1)"}], "
 
 
 @pytest.fixture
-def runs() -> Runs:
-    return Runs()
-
-
-@pytest.fixture
 def gateway(runs: Runs) -> Iterator[RunningGateway]:
     with gateway_of_runs(runs) as running:
         yield running

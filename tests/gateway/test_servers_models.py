@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -12,19 +11,12 @@ import numpy as np
 import pytest
 from support.gateways import BEARER, TOKEN, RunningGateway
 from support.servers import running_server
+from support.tritons import MARKS, ROWS
 
 from bgpy.gateway import ServerPlace
 from bgpy.tasks.requests import requests_tasks
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(
-        find_spec("tritonclient") is None or find_spec("tensorflow") is None, reason="tritonclient or TensorFlow is not installed"
-    ),
-]
-
-ROWS = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+pytestmark = MARKS
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -20,17 +20,9 @@ BODY = b'{"instances": [[1.0, NaN, "not read here"]]}'
 PREDICT = "/v1/models/half:predict"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def models(workspaces: Workspaces) -> ScriptedModels:
-    models = ScriptedModels(workspaces)
-    models.deployed = {"half": description("half"), "empty": None}
-    return models
-
-
-@pytest.fixture
-def http(models: ScriptedModels, workspaces: Workspaces) -> Iterator[httpx.Client]:
-    with running_gateway(workspaces) as gateway, gateway.client() as client:
-        yield client
+    return ScriptedModels(workspaces, half=description("half"), empty=None)
 
 
 def test_a_request_is_one_message_with_the_body_as_it_came(http: httpx.Client, models: ScriptedModels) -> None:

@@ -5,22 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
 from support.gateways import BEARER, RunningGateway
+from support.tritons import MARKS, ROWS
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(
-        find_spec("tritonclient") is None or find_spec("tensorflow") is None, reason="tritonclient or TensorFlow is not installed"
-    ),
-]
-
-ROWS = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+pytestmark = MARKS
 
 
 @pytest.fixture

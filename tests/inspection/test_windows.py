@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 from collections import deque
@@ -205,15 +204,6 @@ def test_a_large_dict_is_described_and_has_windows_of_items() -> None:
 def test_bytes_are_base64_and_say_so() -> None:
     found = shown(b"abc")
     assert (base64.b64decode(found["value"]), found["encoding"]) == (b"abc", "base64")
-
-
-@pytest.fixture(scope="module")
-def figure() -> Any:
-    """A figure that was saved once: matplotlib keeps the files of its fonts open, which is no leak of the test."""
-    figure = pytest.importorskip("matplotlib.figure").Figure()
-    figure.subplots().plot([1, 2])
-    figure.savefig(io.BytesIO(), format="png")
-    return figure
 
 
 def test_a_figure_is_a_png_and_axes_are_their_figure(figure: Any) -> None:

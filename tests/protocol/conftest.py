@@ -1,4 +1,4 @@
-"""Two interpreters in two folders: one pickles messages, the other one unpickles them and lacks the first one's modules."""
+"""A user's folder; and two interpreters in two folders: one pickles messages, the other one has not got its modules."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,15 @@ class Sides:
 def sides(tmp_path: Path) -> Sides:
     """Return a client's and a server's side, each with an empty folder."""
     return Sides(tmp_path)
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a folder on the path; what is imported from it is forgotten afterwards, and shipped modules are as well."""
+    loaded, finders = set(sys.modules), list(sys.meta_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.meta_path[:] = finders
+    for name in set(sys.modules) - loaded:
+        if name.startswith("users_"):
+            del sys.modules[name]

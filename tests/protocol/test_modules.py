@@ -6,7 +6,6 @@ import datetime
 import importlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,18 +17,6 @@ from bgpy.errors import SerializationError
 from bgpy.protocol import modules
 from bgpy.protocol.messages import dump, load
 from bgpy.protocol.shipped import ShippedModules, join, split
-
-
-@pytest.fixture
-def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return a folder on the path; what is imported from it is forgotten afterwards, and shipped modules are as well."""
-    loaded, finders = set(sys.modules), list(sys.meta_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path
-    sys.meta_path[:] = finders
-    for name in set(sys.modules) - loaded:
-        if name.startswith("users_"):
-            del sys.modules[name]
 
 
 def load_it(payload: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +27,6 @@ HELPERS = """
     def twice(value):
         return value * FACTOR
 """
-
-
-@pytest.fixture
-def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return a folder on the path; what is imported from it is forgotten afterwards, and shipped modules are as well."""
-    loaded, finders = set(sys.modules), list(sys.meta_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path
-    sys.meta_path[:] = finders
-    for name in set(sys.modules) - loaded:
-        if name.startswith("users_"):
-            del sys.modules[name]
 
 
 def test_a_package_with_relative_imports_and_a_subpackage_works_elsewhere(sides: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -118,3 +120,20 @@ def assert_prints(got: str, want: str) -> None:
     """Compare what was printed with what the page says, where ``...`` stands for anything and columns may be wider."""
     same = doctest.OutputChecker().check_output(want, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert same, f"The page says:\n{want}\nIt printed:\n{got}"
+
+
+def check_served_page(page: str, folder: Path, home: Path, timeout: float = _TIMEOUT) -> None:
+    """Run a page that starts a gateway, on a free port and in the home of the test, and compare what it prints."""
+    blocks = read_blocks(page)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    program = as_program(blocks).replace("127.0.0.1:8000", place).replace("~/.local/state/bgpy", str(home))
+    program = program.replace("bgpy serve --background", f"bgpy serve --background --bind {place}")
+    assert_prints(run(program, folder, timeout), expected_output(blocks).replace("127.0.0.1:8000", place))
+
+
+def check_python_blocks(page: str) -> None:
+    """Each python block of a page is Python by itself."""
+    for block in read_blocks(page):
+        if block.kind == "python":
+            ast.parse(block.text, f"{page}, line {block.line}")

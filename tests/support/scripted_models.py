@@ -85,8 +85,8 @@ class ScriptedModels:
         What the next jobs are answered with; without them each runs through, and an inference answers ``{}``.
     """
 
-    def __init__(self, workspaces: Workspaces) -> None:
-        self.deployed: dict[str, dict[str, Any] | None] = {}
+    def __init__(self, workspaces: Workspaces, **deployed: dict[str, Any] | None) -> None:
+        self.deployed = deployed
         self.asked: list[dict[str, Any]] = []
         self.jobs: list[dict[str, Any]] = []
         workspaces.answers |= {

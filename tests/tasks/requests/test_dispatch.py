@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.desks import CommandDesk
 from support.scripted import Backends, KeepingSocket
 
 from bgpy.errors import MessageTooLargeError
@@ -28,7 +29,7 @@ class Deferrable(KeepingSocket):
     deferrable = True
 
 
-class Desk:
+class Desk(CommandDesk):
     """Requests with scripted backends, and the clients that ask."""
 
     def __init__(self) -> None:
@@ -43,16 +44,6 @@ class Desk:
         client = KeepingSocket()
         self.send(client, message)
         return client.answer()
-
-    def ask(self, command: str, **fields: Any) -> Any:
-        answer = self.answer({"command": command, **fields})
-        assert answer["request_result"] is True, answer
-        return answer["result"]
-
-    def refused(self, message: dict[str, Any]) -> tuple[str, str | None]:
-        answer = self.answer(message)
-        assert answer["request_result"] is False, answer
-        return answer["result"], answer["field"]
 
     def close(self) -> None:
         self.requests.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,21 +17,10 @@ from bgpy.errors import ModelInputError
 from bgpy.tasks.tensorflow import bodies
 from bgpy.tasks.tensorflow.bodies import MAX_DEPTH, read_json, read_tensor, tensor_json, write_json
 
+pytestmark = pytest.mark.usefixtures("reader")
 FLOATS = ("float16", "float32", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 NUMBERS = (*FLOATS, *INTEGERS, "bool")
-
-
-@pytest.fixture(params=["orjson", "json"], autouse=True, scope="module")
-def reader(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run everything with either reader."""
-    if request.param == "orjson":
-        pytest.importorskip("orjson")
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bodies, "orjson", None)
-        yield
 
 
 def read(text: bytes, dtype: str) -> Any:

@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,6 @@ from bgpy.tasks.workspace.ledger import Ledger
 from bgpy.tasks.workspace.means import Options
 from bgpy.tasks.workspace.values import Packed, Value
 from bgpy.taskset import TaskSet
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
-    desk.ask("create_workspace")
-    yield desk
-    desk.close()
 
 
 def test_deploy_is_a_job_whose_answer_has_the_description(desk: Desk) -> None:

@@ -25,16 +25,6 @@ ROOT = Path(__file__).resolve().parents[3]
 X = {"x": [[1, 2, 3]]}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def two(folder: Path) -> Path:
-    return models.two_signatures(folder / "two")
-
-
 @pytest.fixture
 def host() -> Iterator[ModelHost]:
     host = ModelHost()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgpy.errors import ModelInputError, ModelNotFoundError
-from bgpy.tasks.tensorflow import bodies, inference_protocol
+from bgpy.tasks.tensorflow import inference_protocol
 from bgpy.tasks.tensorflow.datatypes import DATATYPES, DTYPES
 from bgpy.tasks.tensorflow.signatures import Signature, TensorInfo
+
+pytestmark = pytest.mark.usefixtures("reader")
 
 
 def infos(**tensors: Any) -> dict[str, TensorInfo]:
@@ -32,18 +33,6 @@ SIGNATURES = {
     "complex": Signature("complex", infos(x=("complex64", (None,))), infos(y="complex64")),
     "flags": Signature("flags", infos(f=("bool", (2, 2))), infos(f="bool")),
 }
-
-
-@pytest.fixture(params=["orjson", "json"], autouse=True, scope="module")
-def reader(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run everything with either reader."""
-    if request.param == "orjson":
-        pytest.importorskip("orjson")
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bodies, "orjson", None)
-        yield
 
 
 def parse(body: Any, header_length: int | None = None, default: str = "serving_default") -> inference_protocol.Request:

@@ -23,11 +23,6 @@ FEEDS = {"left": [[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]], "right": [[4.0, 5.0], [6.0,
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("keras")
-
-
-@pytest.fixture(scope="module")
 def two(folder: Path) -> Path:
     return models.keras_two_inputs(folder / "two.keras")
 

@@ -19,16 +19,6 @@ tensorflow = pytest.importorskip("tensorflow")
 v1 = tensorflow.compat.v1
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def two(folder: Path) -> Path:
-    return models.two_signatures(folder / "two")
-
-
 @pytest.fixture
 def deployed(two: Path) -> Iterator[Model]:
     model = load(two)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import shutil
-import socket
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from support.pages import as_program, assert_prints, expected_output, read_blocks, run
+from support.pages import check_python_blocks, check_served_page
 
 PAGE = "docs/tensorflow.rst"
 NEEDED = ("tensorflow", "tritonclient", "starlette")
@@ -20,16 +18,8 @@ NEEDED = ("tensorflow", "tritonclient", "starlette")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.skipif(any(find_spec(name) is None for name in NEEDED), reason=f"not installed: one of {', '.join(NEEDED)}")
 def test_the_page_does_what_it_says(tmp_path: Path, bgpy_home: Path) -> None:
-    blocks = read_blocks(PAGE)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        place = f"127.0.0.1:{free.getsockname()[1]}"
-    program = as_program(blocks).replace("127.0.0.1:8000", place).replace("~/.local/state/bgpy", str(bgpy_home))
-    program = program.replace("bgpy serve --background", f"bgpy serve --background --bind {place}")
-    wanted = expected_output(blocks).replace("127.0.0.1:8000", place)
-    assert_prints(run(program, tmp_path, 120), wanted)
+    check_served_page(PAGE, tmp_path, bgpy_home, 120)
 
 
 def test_every_python_block_is_python() -> None:
-    for block in read_blocks(PAGE):
-        if block.kind == "python":
-            ast.parse(block.text, f"{PAGE}, line {block.line}")
+    check_python_blocks(PAGE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from support.hosts import WAIT, Desk
@@ -12,20 +11,6 @@ from support.waiting import wait_until
 
 from bgpy.tasks.tensorflow import replicas
 from bgpy.tasks.tensorflow.replicas import BUSY
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
-    desk.ask("create_workspace")
-    yield desk
-    desk.close()
-
-
-@pytest.fixture
-def three(desk: Desk) -> Desk:
-    desk.run("deploy", path="m", replicas=3)
-    return desk
 
 
 def test_a_model_is_on_all_replicas_when_the_answer_comes(desk: Desk) -> None:

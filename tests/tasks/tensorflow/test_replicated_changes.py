@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,21 +15,6 @@ from support.waiting import wait_until
 from bgpy.tasks.tensorflow import replicas
 from bgpy.tasks.tensorflow.replicas import MAX_REPLICAS
 from bgpy.tasks.workspace.workspaces import MAX_NAME
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
-    desk.ask("create_workspace")
-    yield desk
-    desk.close()
-
-
-@pytest.fixture
-def three(desk: Desk) -> Desk:
-    desk.run("deploy", path="m", replicas=3)
-    return desk
-
 
 # Updates and further deploys
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support.hosts import WAIT, Desk
+from support.replicas import names
 from support.scripted import ScriptedBackend
 from support.waiting import wait_until
 
@@ -19,17 +19,9 @@ from bgpy.tasks.workspace.workspace import Workspace
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
-    desk.ask("create_workspace")
+def desk(desk: Desk) -> Desk:
     desk.run("deploy", path="m", replicas=3)
-    yield desk
-    desk.close()
-
-
-def names(desk: Desk) -> list[str]:
-    found: list[str] = desk.answer({"command": "get_workspace"})["result"]
-    return found
+    return desk
 
 
 def follow(desk: Desk, first: dict[str, Any], second: dict[str, Any]) -> list[Any]:

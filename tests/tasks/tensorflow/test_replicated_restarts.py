@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from support.hosts import Desk, ModelBackends
 from support.replicas import NAMES, loads, names, rows, wait_for
 from support.waiting import wait_until
 
 from bgpy.tasks.workspace.backends import Abilities
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
-    desk.ask("create_workspace")
-    yield desk
-    desk.close()
 
 
 def surviving_desk(folder: Path, before: Desk | None = None) -> Desk:

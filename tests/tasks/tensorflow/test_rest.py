@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bgpy.errors import ModelInputError
-from bgpy.tasks.tensorflow import bodies, rest
+from bgpy.tasks.tensorflow import rest
 from bgpy.tasks.tensorflow.signatures import Signature, TensorInfo, dtype_name
+
+pytestmark = pytest.mark.usefixtures("reader")
 
 
 def infos(**tensors: str) -> dict[str, TensorInfo]:
@@ -34,18 +35,6 @@ SIGNATURES = {
     "labels": Signature("labels", infos(inputs="string"), infos(classes="string")),
     "value": Signature("value", infos(inputs="string"), infos(outputs="float32")),
 }
-
-
-@pytest.fixture(params=["orjson", "json"], autouse=True, scope="module")
-def reader(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run everything with either reader."""
-    if request.param == "orjson":
-        pytest.importorskip("orjson")
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bodies, "orjson", None)
-        yield
 
 
 def parse(body: bytes, verb: str = "predict") -> rest.Request:

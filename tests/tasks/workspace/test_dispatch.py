@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.desks import CommandDesk
 from support.scripted import Backends, KeepingSocket
 
 from bgpy.tasks.schema import REQUIRED
@@ -21,7 +22,7 @@ from bgpy.tasks.workspace.workspaces import Workspaces
 PUSH = {"command": "push_job", "name": "w", "type": 1, "timeout": 10}
 
 
-class Desk:
+class Desk(CommandDesk):
     """Workspaces with scripted backends, and the clients that ask them."""
 
     def __init__(self) -> None:
@@ -32,16 +33,6 @@ class Desk:
         client = client or KeepingSocket()
         dispatch(self.workspaces, client, message)
         return client.answer()
-
-    def ask(self, command: str, **fields: Any) -> Any:
-        answer = self.answer({"command": command, **fields})
-        assert answer["request_result"] is True, answer
-        return answer["result"]
-
-    def refused(self, message: dict[str, Any]) -> tuple[str, str | None]:
-        answer = self.answer(message)
-        assert answer["request_result"] is False, answer
-        return answer["result"], answer["field"]
 
     def run(self, job: str, **fields: Any) -> Any:
         return self.ask(**{**PUSH, "job": job, **fields})
