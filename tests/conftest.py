@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -43,7 +44,20 @@ def _ordinary_signals() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep temporary files, which a process that is killed leaves, in the folder of the tests; TensorFlow makes many."""
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.platform == "linux":
+            # Elsewhere the paths of sockets would become too long; so would those of Ray's here, which stay where they are.
+            patch.setenv("RAY_TMPDIR", tempfile.gettempdir())
+            folder = str(tmp_path_factory.mktemp("tmp"))
+            patch.setenv("TMPDIR", folder)
+            patch.setattr(tempfile, "tempdir", folder)  # what this process has found before
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_home(_temporary_folder: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep what wider fixtures start out of the user's own folders as well."""
     yield from _private_home(tmp_path_factory.mktemp("session-home"))
 
