@@ -115,11 +115,18 @@ def test_an_error_comes_back_from_a_pickle_with_fields_and_text(name: str, proto
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLES if name != "BgpyError"])
-def test_every_field_is_an_attribute_and_goes_to_the_base_class(name: str) -> None:
+def test_every_field_is_an_attribute_and_in_args(name: str) -> None:
     error, _ = SAMPLES[name]
     fields = list(inspect.signature(type(error)).parameters) if type(error).__init__ is not Exception.__init__ else []
     fields = [field for field in fields if field not in ("args", "kwargs")]
     assert tuple(getattr(error, field) for field in fields) == error.args
+
+
+@pytest.mark.parametrize("executed", [True, False, None])
+def test_an_error_that_is_one_of_the_system_keeps_its_third_field(executed: bool | None) -> None:
+    """It was taken for the name of a file, unless it was None."""
+    assert errors.ConnectionLostError("h:1", "reset", executed).args == ("h:1", "reset", executed)
+    assert errors.RequestTimeoutError(0.5, "a response", executed).args == (0.5, "a response", executed)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
