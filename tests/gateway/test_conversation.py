@@ -16,15 +16,12 @@ from starlette.routing import Mount
 from support.gateways import TOKEN, RunningGateway
 from support.scripted_runs import Runs, gateway_of_runs
 from support.servers import running_server, tasks
-from support.talking import ask, closing, log_in, receive, stranger, talk, upgrade
+from support.talking import PYTHON, STATS, ask, closing, log_in, receive, stranger, talk, upgrade
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from bgpy.gateway import Limits, create_app, reading
 from bgpy.gateway.conversation import MAX_UNDER_WAY
-
-PYTHON = {"number": 1, "files": [{"filename": "a.py", "content": ""}], "mainfile": "a.py"}
-STATS = {"action": "get_stats", "placeholder": {"sessionId": "s", "name": "x"}}
 
 
 @pytest.fixture

@@ -12,16 +12,13 @@ import pytest
 from starlette.websockets import WebSocket
 from support.gateways import RunningGateway, wait_until
 from support.scripted_runs import Runs, gateway_of_runs
-from support.talking import ask, closing, receive, talk
+from support.talking import PYTHON, STATS, ask, closing, receive, talk
 from uvicorn.protocols.utils import ClientDisconnected
 from websockets.frames import CloseCode
 
 from bgpy.gateway import Limits, watching
 from bgpy.gateway.conversation import MAX_UNDER_WAY, Conversation
 from bgpy.gateway.limits import ClientGone
-
-PYTHON = {"number": 1, "files": [{"filename": "a.py", "content": ""}], "mainfile": "a.py"}
-STATS = {"action": "get_stats", "placeholder": {"sessionId": "s", "name": "x"}}
 
 
 @pytest.fixture

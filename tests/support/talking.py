@@ -14,6 +14,9 @@ from support.gateways import BEARER, TOKEN, RunningGateway
 
 #: Seconds for a message or an end.
 TIMEOUT = 20
+#: What runs, and a question about a value.
+PYTHON = {"number": 1, "files": [{"filename": "a.py", "content": ""}], "mainfile": "a.py"}
+STATS = {"action": "get_stats", "placeholder": {"sessionId": "s", "name": "x"}}
 
 
 def talk(where: RunningGateway | str, path: str = "runtime", **options: Any) -> ClientConnection:
