@@ -156,8 +156,8 @@ class Client(Caller):
         ClientClosedError
             `close` was called.
         """
-        if await_response and timeout is None is self.timeout:
-            frame = self._ask(args)
+        if await_response:
+            frame = self._ask(args, timeout)
             if frame is not None:
                 return read_answer(args, frame) or {}
         call = execute_call(args, FLAG_AWAIT if await_response else FLAG_CONFIRM)
@@ -316,15 +316,18 @@ class Client(Caller):
             lane.drop()  # an answer that may still come must meet nobody
         pool.give_back(lane)
 
-    def _ask(self, args: dict[str, Any]) -> FrameFields | None:
+    def _ask(self, args: dict[str, Any], timeout: float | None) -> FrameFields | None:
         """
-        Make the usual request in the fewest steps: a few plain values, awaited without limit, over a lane that is free and alive.
+        Make the usual request in the fewest steps: a few plain values, its answer awaited, over a lane that is free and alive.
 
         Returns the answer; None, with nothing done, where it is not the usual request.
         """
         pickle = dump_plain(args)
         if pickle is None or held_instances.get() or os.getpid() != self._pid:
             return None
+        if timeout is None:
+            timeout = self.timeout
+        wait = NO_LIMIT if timeout is None else Wait(timeout)
         pool = self._pool
         lane = pool.take_free()
         if lane is None:
@@ -333,9 +336,9 @@ class Client(Caller):
         try:
             connection = lane.connection
             if connection is not None:
-                frame = connection.ask(REQUEST, lane.numbers, pickle, None)
-        except (BrokenConnection, ProtocolError) as error:
-            frame = self._go_on(lane, Call(EXEC, FLAG_AWAIT, Payload(pickle, [], False), args), NO_LIMIT, error)
+                frame = connection.ask(REQUEST, lane.numbers, pickle, wait.deadline)
+        except (BrokenConnection, TimeoutError, ProtocolError) as error:
+            frame = self._go_on(lane, Call(EXEC, FLAG_AWAIT, Payload(pickle, [], False), args), wait, error)
         finally:
             if frame is not None and not frame[1] & FLAG_MORE:
                 pool.give_back(lane)
@@ -385,6 +388,7 @@ class Client(Caller):
             exchange.take_over(number, connection.opening.instance, whole, error)
             return next(self._drive(lane, exchange, wait))
         if isinstance(error, ProtocolError):
+            lane.drop()
             if whole:
                 error.executed = None  # what came in place of the answer tells nothing
             raise error
@@ -428,16 +432,10 @@ class Client(Caller):
         while True:
             reply: Opening | Frame | None = None
             try:
-                if isinstance(instruction, Receive):
-                    assert lane.connection is not None
-                    reply = lane.connection.receive(wait.deadline)
-                elif isinstance(instruction, Deliver):
+                if isinstance(instruction, Deliver):
                     yield instruction.frame
-                elif isinstance(instruction, Transmit):
-                    assert lane.connection is not None
-                    lane.connection.transmit(*instruction, deadline=wait.deadline)
                 else:
-                    reply = self._open(lane, instruction, exchange.kind, wait)
+                    reply = self._carry_out(lane, instruction, exchange.kind, wait)
             except TimeoutError as error:
                 if isinstance(error, BgpyError):
                     raise
@@ -451,6 +449,18 @@ class Client(Caller):
                     instruction = steps.send(reply)
                 except StopIteration:
                     return
+                except RemoteProtocolError:
+                    lane.drop()  # who sends another answer than the one that is due may send yet another
+                    raise
+
+    def _carry_out(self, lane: Lane, instruction: Open | Transmit | Receive, kind: int, wait: Wait) -> Opening | Frame | None:
+        if isinstance(instruction, Open):
+            return self._open(lane, instruction, kind, wait)
+        assert lane.connection is not None
+        if isinstance(instruction, Receive):
+            return lane.connection.receive(wait.deadline)
+        lane.connection.transmit(*instruction, deadline=wait.deadline)
+        return None
 
     def _in_time(self, error: Exception, exchange: Exchange, wait: Wait) -> Exception:
         """Pass a trouble of the connection on, unless there is no time left to take the request up again."""

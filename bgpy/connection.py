@@ -46,6 +46,13 @@ _LINGER_TIMEOUT = 2.0
 _LINGER_SIZE = 16 << 20
 
 
+def _broken(error: OSError) -> BrokenConnection:
+    """Return what an error of a read stands for; raises it again where it is our own deadline."""
+    if is_deadline(error):
+        raise error
+    return BrokenConnection(error.strerror or str(error))
+
+
 def _nothing_now(data: bytes, flags: int) -> int:
     """Send no byte: where a wire cannot tell what would go without waiting."""
     return 0
@@ -146,11 +153,14 @@ class Connection:
         if written != len(data):
             self._send_rest([data], deadline, written)
         self.asked = number
-        if deadline is None and self._early is None:
+        if self._early is None:
             try:
-                count = receive_now(reader.first_memory)
+                if deadline is None:
+                    count = receive_now(reader.first_memory)
+                else:
+                    count = self._receive_into(reader.first_memory, max(deadline - time.monotonic(), 0))
             except OSError as error:
-                raise BrokenConnection(error.strerror or str(error)) from error
+                raise _broken(error) from error
             head, answered, length = unpack_brief(reader.small)
             if head == RESPONSE and answered == number and length + HEADER_SIZE == count and length <= self._most_taken:
                 state.place = CLIENT_IDLE
@@ -235,9 +245,7 @@ class Connection:
                 else:
                     count = self._receive_into(reader.first_memory, max(deadline - time.monotonic(), 0))
             except OSError as error:
-                if is_deadline(error):
-                    raise
-                raise BrokenConnection(error.strerror or str(error)) from error
+                raise _broken(error) from error
             head, number, length = unpack_brief(reader.small)
             if head == REQUEST and length + HEADER_SIZE == count and state.place is SERVER_IDLE and length <= self._most_taken:
                 state.place = SERVER_WAITING

@@ -75,11 +75,17 @@ def test_nobody_listens_and_unknown_names() -> None:
 
 
 @pytest.mark.parametrize("frames", ["unasked", "other number", "other kind", "garbage", "no dict"])
-def test_what_no_server_sends_is_a_protocol_error(frames: str) -> None:
+@pytest.mark.parametrize("before", [0, 1])
+def test_what_no_server_sends_is_a_protocol_error_and_ends_the_connection(frames: str, before: int) -> None:
+    """In place of the answer to the first request of a connection, and to a later one."""
+    ended = threading.Event()
+
     def serve(sock: Any) -> None:
         connection = open_as_server(sock)
-        frame = connection.receive()
         payload = dump({"fine": True})
+        for _ in range(before):
+            connection.transmit(MessageType.OK, 0, 0, connection.receive().number, payload)
+        frame = connection.receive()
         if frames == "unasked":
             connection.transmit(MessageType.OK, 0, 5, frame.number, payload)
         elif frames == "other number":
@@ -91,10 +97,16 @@ def test_what_no_server_sends_is_a_protocol_error(frames: str) -> None:
         else:
             connection.transmit(MessageType.OK, 0, 0, frame.number, dump([1]))
         assert sock.recv(1) == b""
+        ended.set()
 
     with FalseServer(serve) as server, Client(port=server.port, timeout=20) as client:
-        with pytest.raises(RemoteProtocolError):
+        for _ in range(before):
+            assert client.execute({}, await_response=True) == {"fine": True}
+        with pytest.raises(RemoteProtocolError) as caught:
             client.execute({}, await_response=True)
+        assert caught.value.executed is (True if frames == "no dict" else None)
+        if frames != "no dict":  # whose frame was in order
+            assert ended.wait(20), "the next request would meet whatever else comes"
 
 
 def test_a_client_off_loopback_proves_no_token_that_can_be_guessed() -> None:

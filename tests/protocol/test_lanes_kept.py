@@ -96,6 +96,13 @@ def test_pressure_drops_the_oldest_large_answers_and_never_a_number() -> None:
         assert back.frames == []
 
 
+def test_a_large_answer_is_kept_until_the_next_request_and_no_longer() -> None:
+    server = Server()
+    for number in range(1, 4):
+        server.claim(number).send(OK, 0, payload(bytes(10_000)))
+        assert (server.table._large_size, len(server.table._large)) == (10_000, 1)
+
+
 @pytest.mark.usefixtures("small_total")
 def test_what_was_acknowledged_makes_room() -> None:
     server = Server()
@@ -105,7 +112,7 @@ def test_what_was_acknowledged_makes_room() -> None:
         answer.send(OK, 0, payload(bytes(100_000)))
         server.come_back(number)
         assert [len(pickle) for _, pickle in server.link.parts] == [100_000, 100_000]
-    assert server.table._large_size == 200_000
+        assert (server.table._large_size, len(server.table._large)) == (200_000, 1)
     server.table.acknowledge(server.lane, server.link, 20)
     assert (server.table._large_size, len(server.table._large)) == (0, 0)
 
