@@ -36,7 +36,9 @@ GRACE = 5.0
 @pytest.fixture(scope="session", autouse=True)
 def _ordinary_signals() -> Iterator[None]:
     """Let the processes that tests start hear of Ctrl-C and of hang-ups, also where whoever started the tests ignores them."""
-    ordinary = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    ordinary: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        ordinary[signal.SIGHUP] = signal.SIG_DFL
     before = {number: signal.signal(number, handler) for number, handler in ordinary.items()}
     yield
     for number, handler in before.items():

@@ -17,8 +17,7 @@ from bgpy.system import anonymous_memory
 #: kind, flags, number of buffers, part, request number, length of the pickle.
 HEADER = struct.Struct("!BBHIQQ")
 HEADER_SIZE = HEADER.size
-pack_header = HEADER.pack
-unpack_header = HEADER.unpack_from
+_unpack_header = HEADER.unpack_from
 #: The same with all up to the part as one number: what is usual is packed, and known again, in one step.
 _BRIEF = struct.Struct("!QQQ")
 pack_brief = _BRIEF.pack
@@ -38,7 +37,7 @@ FLAG_MORE = 0x08
 FLAG_BY_VALUE = 0x10
 #: Reserved: buffers of kind BUFFER_SHARED lie in shared memory.
 FLAG_SHARED = 0x80
-UNKNOWN_FLAGS = ~(FLAG_AWAIT | FLAG_CONFIRM | FLAG_STREAM | FLAG_MORE | FLAG_BY_VALUE)
+_UNKNOWN_FLAGS = ~(FLAG_AWAIT | FLAG_CONFIRM | FLAG_STREAM | FLAG_MORE | FLAG_BY_VALUE)
 
 #: The kind of a buffer is the top byte of its length field.
 BUFFER_INLINE = 0
@@ -56,7 +55,7 @@ _PAGED_SIZE = 1 << 20
 
 Buffer = bytes | bytearray | memoryview
 #: Makes a named tuple without the detour over its own constructor in Python, once for every frame.
-new_tuple = tuple.__new__
+_new_tuple = tuple.__new__
 
 
 def brief(kind: int, flags: int) -> int:
@@ -165,6 +164,7 @@ class FrameReader:
         self.announced: Header | None = None
         self._mac = mac
         self._tail_size = 0 if mac is None else MAC_SIZE
+        #: What `first_memory` and `memory` show, for who looks at the header of a frame that has just arrived.
         self.small = bytearray(SMALL_SIZE)
         self._view = memoryview(self.small)
         #: What `memory` returns while the reader is idle.
@@ -199,9 +199,9 @@ class FrameReader:
         None means that `next_frame` is to be asked.
         """
         if count >= HEADER_SIZE and self._mac is None:
-            kind, flags, buffers, part, number, length = unpack_header(self.small)
-            if length + HEADER_SIZE == count and not buffers and not flags & UNKNOWN_FLAGS and length <= self.max_size:
-                return new_tuple(Frame, (kind, flags, part, number, self.small[HEADER_SIZE:count], []))
+            kind, flags, buffers, part, number, length = _unpack_header(self.small)
+            if length + HEADER_SIZE == count and not buffers and not flags & _UNKNOWN_FLAGS and length <= self.max_size:
+                return _new_tuple(Frame, (kind, flags, part, number, self.small[HEADER_SIZE:count], []))
         self._end = count
         self.idle = False
         return None
@@ -249,7 +249,7 @@ class FrameReader:
         if available < HEADER_SIZE:
             return None
         kind, flags, buffers, part, number, length = HEADER.unpack_from(self.small, self._start)
-        if flags & UNKNOWN_FLAGS or buffers > MAX_BUFFERS:
+        if flags & _UNKNOWN_FLAGS or buffers > MAX_BUFFERS:
             raise RemoteProtocolError(f"A frame has unknown flags ({flags:#04x}) or too many buffers ({buffers})")
         if not buffers and length <= SMALL_SIZE - HEADER.size - self._tail_size:
             return self._cut_small(kind, flags, part, number, length)
@@ -275,7 +275,7 @@ class FrameReader:
         if end == self._end:
             self._start = self._end = 0
             self.idle = True
-        return new_tuple(Frame, (kind, flags, part, number, pickle, []))
+        return _new_tuple(Frame, (kind, flags, part, number, pickle, []))
 
     def _announce(self, kind: int, flags: int, part: int, number: int, length: int, table: int) -> None:
         lengths = [length]

@@ -40,7 +40,7 @@ _NUMBERS = frozenset("biufcSUmM")
 _SMALL_BUFFER = 32 * 1024
 _PROTOCOL = 5
 #: Makes a named tuple without the detour over its own constructor in Python, once for every message.
-new_tuple = tuple.__new__
+_new_tuple = tuple.__new__
 #: What every pickle of protocol 2 and newer starts with; a message with modules starts with something else.
 _PICKLE_START = 0x80
 
@@ -168,7 +168,7 @@ def dump(obj: object, *, max_buffers: int = 1000) -> Payload:
         if is_data(obj):
             buffers = _Buffers()
             buffers.limit = max_buffers
-            return new_tuple(Payload, (_pickle.dumps(obj, _PROTOCOL, buffer_callback=buffers.keep), buffers, False))
+            return _new_tuple(Payload, (_pickle.dumps(obj, _PROTOCOL, buffer_callback=buffers.keep), buffers, False))
         payload, needed = _dump(obj, max_buffers)
         return payload._replace(pickle=join(needed.collect(), payload.pickle)) if needed.users else payload
     except KeyboardInterrupt:
