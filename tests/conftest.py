@@ -6,6 +6,7 @@ And what tests of several folders need: certificates, a server that can be held 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import os
@@ -43,6 +44,15 @@ def _ordinary_signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loop_signals() -> None:
+    """Have uvloop make the pipe for signals, which a process keeps from its first event loop on: no test has left it behind."""
+    with contextlib.suppress(ImportError):  # without the extra of the gateway, and on Windows, there is none
+        import uvloop
+
+        uvloop.new_event_loop().close()
 
 
 @pytest.fixture(scope="session", autouse=True)

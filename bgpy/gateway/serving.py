@@ -174,9 +174,9 @@ def _bind(host: str, port: int) -> socket.socket:
 def _config(settings: Settings, app: Gated) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
-        # Not what happens to be installed: one parser, one event loop, one behaviour.
+        # Not what happens to be installed: one parser, one behaviour.
         http=partial(HttpProtocol, settings.limits.head_timeout),  # type: ignore[arg-type]
-        loop="asyncio",
+        loop="auto",  # uvloop, but on Windows, which has none, asyncio's own
         ws=SocketProtocol,
         ws_max_size=settings.limits.max_message_size,
         ws_max_queue=1,
