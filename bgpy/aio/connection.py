@@ -102,6 +102,8 @@ class AsyncConnection(asyncio.BufferedProtocol):
     async def open(self, dialer: Dialer, hello: ClientHello) -> None:
         """Prove the token to each other. Raises `BrokenConnection`, and what `client_opening` raises."""
         local, remote = self._transport.get_extra_info("sockname"), self._transport.get_extra_info("peername")
+        if remote is None:  # cut before anybody asked who is there
+            raise BrokenConnection("the other side closed the connection during the opening")
         self._opener = client_opening(dialer.terms(local, remote, dialer.secure), hello)
         self._take_step(next(self._opener))
         while self._opening is None:
