@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from bgpy.addresses import address_bytes, resolve_addresses
@@ -20,7 +20,7 @@ from bgpy.protocol.frames import FLAG_MORE, Buffer, Frame, FrameMac, FrameReader
 from bgpy.protocol.handshake import ClientHello, Opener, Opening, Step, client_opening
 from bgpy.protocol.messages import Payload
 from bgpy.protocol.states import ConnectionState, Role
-from bgpy.system import prepare_socket, wait_socket
+from bgpy.system import make_probe, prepare_socket
 from bgpy.tls import check_token_tls
 from bgpy.wires import PROGRESS_TIMEOUT
 
@@ -53,6 +53,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._max_size = max_size
         self._opener: Opener | None = None
+        self._readable: Callable[[], object]
         self._opening: Opening | None = None
         self._reader: FrameReader | None = None
         self._mac: FrameMac | None = None
@@ -107,7 +108,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._opener = client_opening(dialer.terms(local, remote, dialer.secure), hello)
         self._take_step(next(self._opener))
         while self._opening is None:
-            await self._wait_for_news(None)
+            await self._coming_news()
 
     async def transmit(self, kind: int, flags: int, part: int, number: int, payload: Payload, timeout: float | None) -> None:
         """
@@ -129,7 +130,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
             self._write(piece)
             while self._crowded and self._takes_more(before):
                 self._room = self._loop.create_future()
-                await self._within(self._room, deadline)
+                await within(self._room, None if deadline is None else deadline - self._loop.time())
 
     async def receive(self, timeout: float | None) -> Frame:
         """
@@ -146,7 +147,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         """
         deadline = None if timeout is None else self._loop.time() + timeout
         while not self._frames:
-            await self._wait_for_news(deadline)
+            await within(self._coming_news(), None if deadline is None else deadline - self._loop.time())
         frame = self._frames.popleft()
         paused = self._paused
         self._unread -= _size(frame)
@@ -155,6 +156,11 @@ class AsyncConnection(asyncio.BufferedProtocol):
             self._watch_reading()
         self.state.received(frame.kind, bool(frame.flags & FLAG_MORE))
         return frame
+
+    def ready(self, payload: Payload) -> bool:
+        """Return whether a request can surely go out now; where it cannot, `Exchange` looks closer."""
+        size = frame_size(payload.pickle, payload.buffers)
+        return not payload.by_value and size <= self.opening.peer_max_size and self.quiet()
 
     def quiet(self) -> bool:
         """Return whether there is nothing to read now: no byte, no end, no error. Does not block."""
@@ -167,7 +173,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         ):
             return False
         # What has arrived since the loop last looked counts too.
-        return not wait_socket(self._transport.get_extra_info("socket").fileno(), timeout=0)
+        return not self._readable()
 
     async def wait_for_end(self, timeout: float | None) -> bool:
         """Wait for the other side to close. Returns whether it did in time."""
@@ -199,8 +205,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
                 self._filled += nbytes
                 self._advance_opening()
             else:
-                self._reader.advance(nbytes)
-                self._cut_frames(self._reader)
+                self._advance(self._reader, nbytes)
         except BgpyError as failure:
             self._fail(failure)
 
@@ -249,22 +254,37 @@ class AsyncConnection(asyncio.BufferedProtocol):
             self._reader = FrameReader(self._max_size, None if opening.receive_key is None else FrameMac(opening.receive_key))
             self._mac = None if opening.send_key is None else FrameMac(opening.send_key)
             self._opening = opening
+            self._readable = make_probe(self._plain.get_extra_info("socket").fileno())
             self.state.opened()
             self._wake()
 
-    def _cut_frames(self, reader: FrameReader) -> None:
+    def _advance(self, reader: FrameReader, count: int) -> None:
         paused = self._paused
-        while (frame := reader.next_frame()) is not None or reader.announced is not None:
-            if frame is None:
-                reader.allocate()
-            else:
-                self._frames.append(frame)
-                self._unread += _size(frame)
+        frame = None
+        if reader.idle:
+            frame = reader.advance_first(count)
+        else:
+            reader.advance(count)
+        if frame is not None:
+            self._keep(frame)  # the usual one: whole, and nothing behind it
+        else:
+            self._cut_frames(reader)
         if self._frames:
             self._wake()
         if self._paused and not paused:
             self._transport.pause_reading()
+
+    def _cut_frames(self, reader: FrameReader) -> None:
+        while (frame := reader.next_frame()) is not None or reader.announced is not None:
+            if frame is None:
+                reader.allocate()
+            else:
+                self._keep(frame)
         self._watch_reading()
+
+    def _keep(self, frame: Frame) -> None:
+        self._frames.append(frame)
+        self._unread += _size(frame)
 
     def _watch_reading(self) -> None:
         if self._reading_progress() is None:
@@ -300,14 +320,12 @@ class AsyncConnection(asyncio.BufferedProtocol):
         reason = self._failure.reason if isinstance(self._failure, BrokenConnection) else str(self._failure or "it is closing")
         raise BrokenConnection(reason, self._handed - before)
 
-    async def _wait_for_news(self, deadline: float | None) -> None:
+    def _coming_news(self) -> asyncio.Future[None]:
+        """Return what is done as soon as anything has come, or broken; raises what has broken already."""
         if self._failure is not None:
             raise self._failure
         self._news = self._loop.create_future()
-        await self._within(self._news, deadline)
-
-    async def _within(self, future: asyncio.Future[None], deadline: float | None) -> None:
-        await within(future, None if deadline is None else deadline - self._loop.time())
+        return self._news
 
     def _wake(self) -> None:
         for future in (self._news, self._room):

@@ -51,7 +51,7 @@ def prepare_listener(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
-def make_probe(sock: socket.socket) -> Callable[[], object]:
+def make_probe(sock: socket.socket | int) -> Callable[[], object]:
     """Return a function that is true where there is something to read: bytes, an end, an error. For one thread at a time."""
     if not _HAS_POLL:
         return partial(wait_socket, sock, timeout=0)
