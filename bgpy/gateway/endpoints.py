@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import anyio
 from starlette.types import Receive
 
 from bgpy.encoding import to_json
 from bgpy.gateway.answers import Answer, json_answer, refusal, success
+from bgpy.gateway.cutting import Cut
 from bgpy.gateway.doors import PATH, Call, Door
 from bgpy.gateway.entry import Entry
 from bgpy.gateway.gate import Rules
@@ -148,9 +148,9 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     """Wait for a request's answer; raises ClientGone as soon as its client has gone: the request may still run."""
     loop = asyncio.get_running_loop()
     listeners: list[asyncio.Task[None]] = []
-    with anyio.CancelScope() as scope:
+    with Cut() as cut:
         # Most answers are there sooner, and pay for no listener.
-        timer = loop.call_later(_PATIENCE, lambda: listeners.append(loop.create_task(_listen(receive, scope))))
+        timer = loop.call_later(_PATIENCE, lambda: listeners.append(loop.create_task(_listen(receive, cut))))
         try:
             return await work
         finally:
@@ -160,7 +160,7 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     raise ClientGone
 
 
-async def _listen(receive: Receive, scope: anyio.CancelScope) -> None:
+async def _listen(receive: Receive, cut: Cut) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    scope.cancel()
+    cut.make()

@@ -4,19 +4,19 @@ What a request may be: its size, how long its body may take, and what its JSON m
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
-import anyio
+from starlette.types import Receive
 
 from bgpy.errors import RefusedError
-
-Receive = Callable[[], Awaitable[Any]]
+from bgpy.gateway.cutting import Cut
 
 #: Levels of arrays and objects within one another.
 MAX_DEPTH = 100
@@ -106,11 +106,13 @@ async def read_body(receive: Receive, announced: int | None, limits: Limits) -> 
         raise BodyTooLarge
     if announced == 0:
         return b""
-    try:
-        with anyio.fail_after(limits.body_timeout):
+    with Cut() as cut:
+        timer = asyncio.get_running_loop().call_later(limits.body_timeout, cut.make)
+        try:
             return await _read(receive, limits.max_body_size)
-    except TimeoutError:
-        raise BodyTooSlow from None
+        finally:
+            timer.cancel()
+    raise BodyTooSlow
 
 
 async def _read(receive: Receive, limit: int) -> bytes:

@@ -106,8 +106,11 @@ class Upstream:
 
 def own_wait(message: dict[str, Any]) -> float:
     """Return the seconds that a request says it waits, itself or in an object in it; the server refuses what is no number."""
-    own = [message, *(value for value in message.values() if isinstance(value, dict))]
-    return max(_seconds(fields.get("timeout", 0)) for fields in own)
+    wait = _seconds(message.get("timeout", 0))
+    for value in message.values():
+        if isinstance(value, dict):
+            wait = max(wait, _seconds(value.get("timeout", 0)))
+    return wait
 
 
 def _seconds(timeout: Any) -> float:
