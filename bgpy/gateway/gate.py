@@ -30,14 +30,15 @@ from bgpy.token import derive_key
 
 _PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
-_WANTED = frozenset(
-    {
+_WANTED = {
+    name: name.decode("ascii")
+    for name in (
         *(b"host", b"origin", b"authorization", b"cookie", b"content-type", b"content-length", b"transfer-encoding"),
         *(b"sec-fetch-site", b"accept"),
         *(b"content-encoding", b"inference-header-content-length"),  # no rule's, but found in the same pass
         *(b"forwarded", b"via", b"x-real-ip", b"x-forwarded"),
-    }
-)
+    )
+}
 _FORWARDED = ("forwarded", "via", "x-real-ip", "x-forwarded")
 
 
@@ -140,10 +141,13 @@ def read_facts(
     """Pick out of a request what the rules look at."""
     found: dict[str, list[str]] = {}
     for name, value in headers:
-        name = name.lower()
-        if name in _WANTED or name.startswith(b"x-forwarded-"):
-            key = "x-forwarded" if name.startswith(b"x-forwarded-") else name.decode("ascii")
-            found.setdefault(key, []).append(value.decode("utf-8", "surrogateescape").strip())
+        key = _WANTED.get(name)
+        if key is None:
+            name = name.lower()  # servers give it so, but not all of them
+            key = "x-forwarded" if name.startswith(b"x-forwarded-") else _WANTED.get(name)
+            if key is None:
+                continue
+        found.setdefault(key, []).append(value.decode("utf-8", "surrogateescape").strip())
     return Facts(kind, method, {"ws": "http", "wss": "https"}.get(scheme, scheme), path, found)
 
 

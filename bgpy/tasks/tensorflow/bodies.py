@@ -371,7 +371,11 @@ def tensor_json(tensor: Any, name: str, *, wrap: Callable[[bytes], Any] | None =
         tensor = tensor.astype(np.float32)
     elif dtype != "bool" and dtype not in _EXACT and dtype not in _INTEGERS:
         raise ModelInputError(f"Failed to write JSON value for tensor type: {dtype} (output {name!r})")
-    return np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("=")) if tensor.ndim else tensor[()]
+    if not tensor.ndim:
+        return tensor[()]
+    if tensor.flags.c_contiguous and tensor.dtype.isnative:
+        return tensor
+    return np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("="))
 
 
 def check_json_size(arrays: Iterable[Any]) -> None:

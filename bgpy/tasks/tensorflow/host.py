@@ -15,6 +15,7 @@ import numpy as np
 
 from bgpy.encoding import to_json
 from bgpy.errors import ModelNotFoundError
+from bgpy.tasks.tensorflow import inference_protocol, rest
 from bgpy.tasks.tensorflow.batching import Batcher, Query
 from bgpy.tasks.tensorflow.bodies import check_json_size
 from bgpy.tasks.tensorflow.loading import Model, load_model, update_model
@@ -153,12 +154,8 @@ class ModelHost:
         signatures, default = deployed.model.signatures, deployed.model.default
         request: Any
         if argument["protocol"] == "v1":
-            from bgpy.tasks.tensorflow import rest
-
             request = rest.parse(argument["verb"], argument["body"], signatures, default)
         else:
-            from bgpy.tasks.tensorflow import inference_protocol
-
             request = inference_protocol.parse(
                 argument["body"], argument.get("header_length"), signatures, default, name, self._version
             )

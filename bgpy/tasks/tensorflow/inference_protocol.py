@@ -273,7 +273,9 @@ def _objects(fields: dict[str, Any], key: str, *, required: bool) -> list[dict[s
 
 
 def _parameters(fields: dict[str, Any], whose: str) -> dict[str, Any]:
-    parameters = _object(fields.get("parameters", {}), f"'parameters' of {whose}")
+    if "parameters" not in fields:
+        return {}
+    parameters = _object(fields["parameters"], f"'parameters' of {whose}")
     if any(key.startswith("shared_memory_") for key in parameters):
         raise ModelInputError(f"The parameters of {whose} name shared memory, which this server does not have; send the data")
     return parameters

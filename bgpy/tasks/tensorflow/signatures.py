@@ -31,6 +31,8 @@ PREDICT_METHOD = "tensorflow/serving/predict"
 _NUMPY = frozenset(
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split(),
 )
+#: To ask a dtype for its name takes as long as to read a hundred numbers.
+_NAMES = {np.dtype(name): name for name in _NUMPY}
 #: Of `ml_dtypes`, which TensorFlow brings along.
 _EXTENDED = frozenset(("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4"))
 #: From here on float64 has not every integer.
@@ -124,7 +126,10 @@ def numpy_dtype(name: str) -> Any:
 
 def dtype_name(dtype: Any) -> str:
     """Return what TensorFlow calls a numpy dtype: "string" for texts, bytes and objects."""
-    return "string" if dtype.kind in "OSUT" else str(dtype.name)
+    name = _NAMES.get(dtype)
+    if name is None:
+        return "string" if dtype.kind in "OSUT" else str(dtype.name)
+    return name
 
 
 def check_feeds(signature: Signature, feeds: Mapping[str, Any] | None) -> dict[str, Any]:
