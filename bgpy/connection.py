@@ -140,12 +140,12 @@ class Connection:
         """
         size = len(pickle)
         state, reader = self.state, self._reader
-        if state.place is not CLIENT_IDLE or size > self._most_sent or not reader.idle or self._readable():
+        readable, send_now, receive_now = self._readable, self._send_now, self._receive_now
+        if state.place is not CLIENT_IDLE or size > self._most_sent or not reader.idle or readable():
             return None
         state.place = CLIENT_WAITING
         number = numbers.last = numbers.last + 1
         data = pack_brief(head, number, size) + pickle
-        send_now, receive_now = self._send_now, self._receive_now
         try:
             written = send_now(data, DONTWAIT)
         except OSError:

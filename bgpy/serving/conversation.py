@@ -95,8 +95,9 @@ class Conversation:
         RemoteProtocolError
             The client broke the protocol; the connection is to be closed without a word.
         """
+        announced = self._announced
         try:
-            while self._serve_one():
+            while self._serve_one(announced):
                 pass
         except BrokenConnection:
             return  # its requests are claimed or not: the lane table knows
@@ -105,10 +106,10 @@ class Conversation:
         finally:
             self._give_back()
 
-    def _serve_one(self) -> bool:
+    def _serve_one(self, announced: Callable[[Header], None]) -> bool:
         # One call for one request: a local that outlived it would keep its buffers until the next one comes.
         connection, lane = self._connection, self._lane
-        frame = connection.receive_fields(None, self._announced)
+        frame = connection.receive_fields(None, announced)
         kind, _, part, number, _, _ = frame
         verdict, answer = self._lanes.claim(lane, self._seat, number)
         if answer is None:

@@ -127,15 +127,17 @@ class Service:
         try:
             if wrong is not None:
                 raise wrong
+            run = tasks.exec
             try:
-                outcome = tasks.exec(request, self._state, message)
+                outcome = run(request, self._state, message)
             except BaseException as exception:  # noqa: BLE001 - as in `_attempt`
                 outcome = _Raised(exception)
-            if isinstance(outcome, dict):
+            fine = isinstance(outcome, dict)
+            if fine:
                 self._state = outcome
         finally:
             self.turns.release()
-        if not request.answer.ended or not isinstance(outcome, dict):
+        if not fine or not request.answer.ended:
             self._settle(request, outcome)
 
     def close(self) -> Ticket:
