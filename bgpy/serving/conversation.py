@@ -119,7 +119,11 @@ class Conversation:
         if verdict is REPLAY:
             answer.replay(self._seat, part)
         else:
-            self._service.run(Request(frame, answer, connection.opening, lane), self._handlers[kind])
+            request, handle = Request(frame, answer, connection.opening, lane), self._handlers[kind]
+            try:
+                handle(request)
+            except Exception as error:  # noqa: BLE001 - an error of ours must reach the client too, or it waits for ever
+                self._service.settle_failed(request, error)
         if self._taken:
             self._give_back()
         return True

@@ -39,7 +39,7 @@ _REMEMBERED_FAILURES = 20
 
 class Service:
     """
-    Run the requests of one server. Thread-safe: each connection's thread calls `run`.
+    Run the requests of one server. Thread-safe: each connection's thread calls `execute` and its like, which may raise.
 
     Parameters
     ----------
@@ -65,17 +65,15 @@ class Service:
         #: What the init task wants called when the end begins.
         self._wake: list[Callable[[], object]] = []
 
-    def run(self, request: Request, run: Callable[[Request], None]) -> None:
-        """Run one claimed request with `run`, one of this service's methods, and settle it whatever happens."""
-        try:
-            run(request)
-        except BgpyError as failure:
-            # What was confirmed, and then did not run, is told to nobody but the log.
-            if isinstance(failure, SerializationError) or (not request.awaited and isinstance(failure, ServerEndingError)):
-                self._note(request, failure)
-            request.fail(failure)
-        except Exception as exception:  # noqa: BLE001 - an error of ours must reach the client too, or it waits for ever
-            self._fail(request, exception)
+    def settle_failed(self, request: Request, error: Exception) -> None:
+        """Settle a request with what `initialize`, `execute` or `report_status` raised."""
+        if not isinstance(error, BgpyError):
+            self._fail(request, error)
+            return
+        # What was confirmed, and then did not run, is told to nobody but the log.
+        if isinstance(error, SerializationError) or (not request.awaited and isinstance(error, ServerEndingError)):
+            self._note(request, error)
+        request.fail(error)
 
     def initialize(self, request: Request) -> None:
         """Take the task set of an INIT message and run its init task."""

@@ -93,12 +93,9 @@ def test_a_task_can_tell_which_request_it_runs_for() -> None:
                 return frame
             raise BrokenConnection("gone")
 
-    class Service:
-        def run(self, request: Any, handler: object) -> None:
-            seen.append(request.identity)
-
     connection: Any = Connection(Header(MessageType.EXEC, 0, 0, 5, 0), None)
-    service: Any = Service()
-    Conversation(connection, seat, lane, table, service, MemoryBudget(1000, 0), {MessageType.EXEC: print}).run()
+    service: Any = None
+    handlers = {MessageType.EXEC: lambda request: seen.append(request.identity)}
+    Conversation(connection, seat, lane, table, service, MemoryBudget(1000, 0), handlers).run()
     assert seen == [(b"c" * 16, 3, 5)]
     assert ClientSocket(None, None, 0).identity is None

@@ -54,10 +54,18 @@ def request(message: object, kind: MessageType = MessageType.EXEC, flags: int = 
     return Request(frame, answer, FakeOpening()), answer  # type: ignore[arg-type]
 
 
+def handle(service: Service, made: Request, handler: Callable[[Request], None]) -> None:
+    """Do as a conversation does."""
+    try:
+        handler(made)
+    except Exception as error:  # noqa: BLE001 - as it does
+        service.settle_failed(made, error)
+
+
 def run(service: Service, message: object, flags: int = FLAG_AWAIT) -> list[Any]:
     """Execute a request to its end; return the parts of its answer."""
     made, answer = request(message, flags=flags)
-    service.run(made, service.execute)
+    handle(service, made, service.execute)
     assert answer.ended
     return answer.parts
 
@@ -121,13 +129,13 @@ def test_the_state_is_what_the_last_task_returned(service: Service) -> None:
 def test_requests_are_confirmed_while_they_wait_and_run_in_the_order_of_their_tickets(service: Service, counter: Counter) -> None:
     with ThreadPoolExecutor(20) as threads:
         first, _ = request({"number": 0, "hold": True})
-        threads.submit(service.run, first, service.execute)
+        threads.submit(handle, service, first, service.execute)
         assert counter.begun.wait(20)
         answers = []
         for number in range(1, 12):
             made, answer = request({"number": number}, flags=SUBMIT_FLAGS)
             answers.append(answer)
-            threads.submit(service.run, made, service.execute)
+            threads.submit(handle, service, made, service.execute)
             assert answer.confirmed.wait(20)  # it has its ticket
         counter.open.set()
     assert [answer.parts[-1]["seen"][-1] for answer in answers] == list(range(1, 12))
@@ -157,7 +165,7 @@ def test_a_request_that_came_while_the_init_task_ran_runs_after_it(counter: Coun
 def test_an_init_message_that_holds_no_tasks_is_refused(message: object, text: str) -> None:
     service = Service(INSTANCE)
     made, answer = request(message, MessageType.INIT)
-    service.run(made, service.initialize)
+    handle(service, made, service.initialize)
     assert text in str(answer.parts[0])
     assert answer.parts[0].executed is False
     assert service.status()["initialized"] is False
@@ -169,7 +177,7 @@ def test_an_error_of_ours_reaches_the_client_too(service: Service) -> None:
         raise KeyError("a mistake of the server's own")
 
     made, answer = request({})
-    service.run(made, fail)
+    handle(service, made, fail)
     assert "a mistake of the server's own" in str(answer.parts[0])
     assert service.status()["failed"] == 1
 
@@ -235,7 +243,7 @@ def test_a_deferred_request_that_is_answered_already_has_no_deadline() -> None:
     service = concurrent_service(task)
     assert run(service, {"timeout": 3600, "respond": True}) == [{"done": True}]
     made, answer = request({"timeout": 3600, "respond": False})
-    service.run(made, service.execute)
+    handle(service, made, service.execute)
     assert not answer.ended
     assert service.deadlines.close() == [made]
     made.expire()
@@ -251,7 +259,7 @@ def test_a_request_whose_answer_is_seen_to_has_no_deadline() -> None:
 
     service = concurrent_service(task)
     made, answer = request({})
-    service.run(made, service.execute)
+    handle(service, made, service.execute)
     assert not answer.ended
     assert service.deadlines.close() == []
     sockets[0].respond({"done": True})
