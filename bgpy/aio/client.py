@@ -235,6 +235,7 @@ class AsyncClient(Caller):
                 raise
             raise self._too_late(wait, None if whole else False) from None
         except ProtocolError as error:
+            lane.drop()
             if whole:
                 error.executed = None  # what came in place of the answer tells nothing
             raise
@@ -339,6 +340,9 @@ class _Course:
                 self._instruction = self._steps.send(reply)
             except StopIteration:
                 self._instruction = None
+            except RemoteProtocolError:
+                self._lane.drop()  # who sends another answer than the one that is due may send yet another
+                raise
             if isinstance(self._instruction, Deliver):
                 return self._instruction.frame
         return None

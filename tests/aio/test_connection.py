@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 import pytest
-from support.loops import in_loop, turn_of_the_loop
+from support.loops import begun, in_loop, turn_of_the_loop
 from support.peers import FalseServer, open_as_server
 from support.servers import echo, running_server, tasks
 
@@ -89,28 +89,38 @@ async def test_a_large_request_to_a_fast_reader_lets_the_loop_do_other_work() ->
     assert transport.limits == (0,)  # what the kernel has not taken has not been handed over
 
 
-@pytest.mark.parametrize("frames", ["unasked", "garbage", "greeting"])
+@pytest.mark.parametrize(("frames", "before"), [("unasked", 0), ("unasked", 1), ("garbage", 0), ("garbage", 1), ("greeting", 0)])
 @in_loop
-async def test_what_no_server_sends_is_a_protocol_error(frames: str) -> None:
+async def test_what_no_server_sends_is_a_protocol_error_and_ends_the_connection(frames: str, before: int) -> None:
+    """In place of the answer to the first request of a connection, and to a later one."""
+    ended = threading.Event()
+
     def serve(sock: Any) -> None:
         if frames == "greeting":
             sock.sendall(b"220 mail.example.com ESMTP\r\n" * 20)
         else:
             connection = open_as_server(sock)
-            frame = connection.receive()
-            if frames == "unasked":
-                connection.transmit(MessageType.OK, 0, 5, frame.number, dump({"fine": True}))
-            else:
-                sock.sendall(b"\xff" * 64)
-        while sock.recv(4096):
-            pass  # until the client closes
+            for part in (*[0] * before, 5):
+                frame = connection.receive()
+                if part and frames == "garbage":
+                    sock.sendall(b"\xff" * 64)
+                else:
+                    connection.transmit(MessageType.OK, 0, part, frame.number, dump({"fine": True}))
+        try:
+            while sock.recv(4096):
+                pass  # until the client closes
+        finally:
+            ended.set()
 
     with FalseServer(serve) as server:
         async with AsyncClient(port=server.port, timeout=20) as client:
+            for _ in range(before):
+                assert await client.execute({}, await_response=True) == {"fine": True}
             with pytest.raises(RemoteProtocolError) as caught:
                 await client.execute({}, await_response=True)
             # Once the request was sent nobody can know what such a peer has done with it.
             assert caught.value.executed is (False if frames == "greeting" else None)
+            await begun(ended)  # else the next request would meet whatever else comes
         assert server.served == 1
 
 
