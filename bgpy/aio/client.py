@@ -230,9 +230,7 @@ class AsyncClient(Caller):
             lane.drop()
             exchange = self._exchange(lane, call)
             exchange.take_over(number, connection.opening.instance, whole, broken)
-        except TimeoutError as error:
-            if isinstance(error, BgpyError):
-                raise
+        except TimeoutError:
             raise self._too_late(wait, None if whole else False) from None
         except ProtocolError as error:
             lane.drop()

@@ -32,6 +32,7 @@ from bgpy.errors import (
     ServerEndingError,
     ServerNotFoundError,
 )
+from bgpy.held import held_instances
 from bgpy.protocol.messages import MessageType, dump
 from bgpy.sockets import ClientSocket
 
@@ -197,7 +198,12 @@ async def test_errors_are_those_of_the_blocking_client() -> None:
             with pytest.raises(RemoteError) as remote:
                 await client.execute({"how": "inward", "port": server.port}, await_response=True)
             assert isinstance(remote.value.__cause__, OwnServerError)
-            assert len(client._connections) == 1
+            (connection,) = client._connections
+            held = held_instances.set((connection.opening.instance,))
+            with pytest.raises(OwnServerError):  # over the connection that it has, too
+                await client.execute({})
+            held_instances.reset(held)
+            assert client._connections == {connection}
         async with AsyncClient(port=server.port, token="x" * 43) as client:
             with pytest.raises(AuthenticationError):
                 await client.execute({})
