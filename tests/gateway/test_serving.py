@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import queue
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -330,6 +333,25 @@ def test_a_gateway_that_is_killed_while_a_push_waits_takes_nothing_with_it() -> 
                     assert seen == "eA=="
         process.signal(signal.SIGTERM)
         assert process.end() == (0, "")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_it_runs_on_uvloop_and_where_there_is_none_on_asyncio(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if there:
+        pytest.importorskip("uvloop", reason="there is none for Windows")
+    else:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    loops: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with running_server(tasks(Workspaces().run), token=TOKEN) as served, ThreadPoolExecutor(1) as pool:
+        gateway = GatewayServer(Settings(port=served.port, token=TOKEN, bind_port=0))
+        run = pool.submit(gateway.run, lambda url: loops.put(type(asyncio.get_running_loop()).__module__))
+        try:
+            assert loops.get(timeout=20).partition(".")[0] == ("uvloop" if there else "asyncio")
+            answer = httpx.post(f"{gateway.url}get_workspace/", json={}, headers=BEARER, timeout=20, trust_env=False)
+            assert answer.json()["request_result"] is True
+        finally:
+            gateway.stop()
+        assert run.result(20) == 0
 
 
 def test_a_gateway_may_be_stopped_before_it_serves_and_twice() -> None:
