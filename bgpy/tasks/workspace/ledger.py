@@ -4,7 +4,7 @@ The jobs that a workspace remembers, and what may be told of them. No threads, n
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -45,7 +45,8 @@ class Ledger:
         self.unsaved: dict[int, StoreError] = {}
         #: The jobs of which value and output are in the store only.
         self.left: set[int] = set()
-        self._jobs: dict[int, JobRecord] = {}
+        # A plain dict would pass through all that were forgotten to find its first.
+        self._jobs: OrderedDict[int, JobRecord] = OrderedDict()
         self._identities: dict[Identity, int] = {}
         self._unsettled: dict[int, JobState] = {}
         self._unkept: deque[int] = deque()
