@@ -22,7 +22,7 @@ from support.messages import travel
 
 from bgpy.errors import SerializationError
 from bgpy.protocol import messages
-from bgpy.protocol.messages import MessageType, dump, dump_plain, is_data, load
+from bgpy.protocol.messages import Data, MessageType, dump, dump_plain, is_data, load
 
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -234,6 +234,15 @@ def test_a_message_by_value_has_buffers_too() -> None:
 def test_only_what_surely_goes_by_name_is_pickled_without_a_question(value: Any, data: bool) -> None:
     assert is_data(value) is data
     assert repr(load(*dump({"value": value})[:2])) == repr({"value": value})
+
+
+def test_what_is_known_for_data_arrives_as_a_dict_with_its_buffers_beside_it() -> None:
+    message = Data(items=[1] * 1000, array=np.zeros(10_000))
+    pickle, buffers, by_value = dump(message)
+    arrived = load(pickle, buffers)
+    assert type(arrived) is dict
+    assert repr(arrived) == repr(dict(message))
+    assert (len(buffers), by_value, b"Data" in bytes(pickle)) == (1, False, False)
 
 
 def test_too_few_buffers_are_a_serialization_error() -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bgpy.errors import BgpyError, RefusedError, StoreError
+from bgpy.protocol.messages import Data
 from bgpy.serving.deadlines import Deadlines
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.workspace.jobs import JobRecord, JobState
@@ -229,10 +230,12 @@ class LateAnswer:
     def _answer(self, record: JobRecord) -> None:
         try:
             self._workspace.check_saved(record.number)
-            envelope = {"request_result": True, "result": self._make(record, time.monotonic() - self._begun)}
+            # What is known of a job is data, as it comes from a worker's channel, or was made for one.
+            envelope = Data(request_result=True, result=self._make(record, time.monotonic() - self._begun))
         except (RefusedError, StoreError) as error:
-            envelope = refused(error)
-        self._respond(envelope)
+            self._respond(refused(error))
+        else:
+            self._respond(envelope)
 
     def _respond(self, envelope: dict[str, Any]) -> None:
         try:

@@ -126,12 +126,11 @@ def _push_job(workspaces: Workspaces, client_socket: ClientSocket, fields: Field
         )
 
     def make(record: JobRecord, waited: float) -> Fields:
-        return {
-            **job_result(record, waited),
-            **_value(record, fields["encoding"]),
-            "output": _output(record),
-            "variable": {},
-        }
+        answer = job_result(record, waited)
+        answer |= _value(record, fields["encoding"])
+        answer["output"] = _output(record)
+        answer["variable"] = {}
+        return answer
 
     if variables is False or variables == [] or not client_socket.awaited:
         push_and_answer(workspace, client_socket, push, fields["timeout"], make)
