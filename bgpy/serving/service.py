@@ -220,9 +220,8 @@ class Service:
         token = held_instances.set(())
         try:
             request.deferrable = True
-            message, wrong = self._understand(request, True)
-            if wrong is not None:
-                raise wrong
+            message = request.message()
+            request.confirm()
             outcome = self._attempt(tasks, request, message)
         finally:
             held_instances.reset(token)
@@ -288,15 +287,12 @@ class Service:
         trace = (type(exception), exception, exception.__traceback__)
         logging.getLogger("bgpy.server").error("%s failed, %s", kind, where, exc_info=trace)
 
-    def _understand(self, request: Request, confirm: bool = False) -> tuple[dict[str, Any], BgpyError | None]:
-        """Unpickle a request's message and confirm it; what is wrong is returned, for it takes its turn like everything else."""
+    def _understand(self, request: Request) -> tuple[dict[str, Any], BgpyError | None]:
+        """Unpickle a request's message; what is wrong is returned, for it takes its turn like everything else."""
         try:
-            message = request.message()
+            return request.message(), None
         except SerializationError as error:
             return {}, error
-        if confirm:
-            request.confirm()
-        return message, None
 
 
 class _Raised:
