@@ -19,7 +19,7 @@ MAX_TEXT = 8 << 20
 MAX_JOINED = 64 << 10
 #: Seconds in which a watcher that has got output gets no more of it by itself: what is written meanwhile comes as one.
 PAUSE = 0.02
-_NO_DETAILS: Mapping[str, Any] = {}
+NO_DETAILS: Mapping[str, Any] = {}
 
 
 class EventLog:
@@ -45,7 +45,7 @@ class EventLog:
         #: Whether nothing follows.
         self.closed = False
 
-    def add(self, event: str, job: int | None, time: float, details: Mapping[str, Any] = _NO_DETAILS) -> None:
+    def add(self, event: str, job: int | None, time: float, details: Mapping[str, Any] = NO_DETAILS) -> None:
         """Append an event and wake all watchers."""
         size = _text_size(details) if details else 0
         events = self._events
@@ -53,14 +53,19 @@ class EventLog:
             self.last = number = self.last + 1
             events.append((event, number, time, job, details, size))
             self._text += size
-            while len(events) > self._max_events or (self._text > self._max_text and len(events) > 1):
-                self._text -= events.popleft()[-1]
+            if len(events) > self._max_events or self._text > self._max_text:
+                self._forget()
             if event != "output":
                 self._last_other = number
             if self._watched:
                 self._changed.notify_all()
                 if event != "output":
                     self._other.notify_all()
+
+    def _forget(self) -> None:
+        events = self._events
+        while len(events) > self._max_events or (self._text > self._max_text and len(events) > 1):
+            self._text -= events.popleft()[-1]
 
     def close(self) -> None:
         """Wake all watchers for the last time."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from bgpy.tasks.workspace.backends import Order
 from bgpy.tasks.workspace.calls import Call
@@ -45,12 +45,15 @@ class JobState(str, enum.Enum):
     ended: bool
     #: Whether it ran through, None where it has not ended: what Pserve calls the result.
     result: bool | None
+    #: What an event tells of an end without an error; one for all jobs.
+    told: Mapping[str, Any]
 
     # Once, and not in properties: they are asked for several times with each job, and members are slow to look up.
     def __init__(self, value: str) -> None:
         self.text = value
         self.ended = value not in ("queued", "running", "held")
         self.result = value == "done" if self.ended else None
+        self.told = {"state": value, "result": self.result, "error": None}
 
     __hash__ = str.__hash__  # an enum's own one runs Python code
 

@@ -22,6 +22,7 @@ MAX_UNKEPT = 1000
 MAX_UNKEPT_VALUE = 64 << 10
 #: Numbers that are set aside at once for jobs that the store does not have.
 RESERVED = 1000
+_RUNNING = JobState.RUNNING  # members are slow to look up
 
 
 class Ledger:
@@ -143,7 +144,7 @@ class Ledger:
             record.call = record.call._replace(argument={})  # it may be large, and is of no more use
         if type_name:
             record.error = {"type": type_name, "message": message, "traceback": ""}
-        if before is JobState.RUNNING:
+        if before is _RUNNING:
             stdout, stderr = self.output["stdout"], self.output["stderr"]
             if stdout.size or stderr.size:
                 record.stdout, record.stderr = stdout.read(), stderr.read()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bgpy.tasks.workspace.backends import Backend
@@ -72,10 +72,15 @@ class Outbox:
         self._waiting: deque[tuple[Instruction | Tell, Backend | None]] = deque()
         self._busy = False
 
-    def put(self, instruction: Instruction | Tell, backend: Backend | None) -> None:
+    def put(self, instruction: Instruction, backend: Backend | None) -> None:
         """Add an instruction."""
         assert self._lock.locked()
         self._waiting.append((instruction, backend))
+
+    def put_all(self, tells: Sequence[Tell]) -> None:
+        """Add what needs no backend."""
+        assert self._lock.locked()
+        self._waiting.extend([(tell, None) for tell in tells])
 
     def empty(self) -> None:
         """Carry out all that there is, unless another thread does so."""

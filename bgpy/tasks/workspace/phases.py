@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from bgpy.tasks.workspace.backends import Outcome
 from bgpy.tasks.workspace.jobs import JobEvent
 
+# For every job's path: members are slow to look up.
+_FINISH = JobEvent.FINISH
+
 
 class Phase(enum.Enum):
     """How far the running job has come on its way to the worker."""
@@ -56,14 +59,13 @@ class Turn:
         Whether the time limit has passed.
     """
 
-    __slots__ = ("grace", "numbers", "phase", "stop", "stopped")
+    phase = Phase.COMMITTING
+    stop = Stop.NOBODY
+    stopped: int | None = None
+    grace = False
 
     def __init__(self, numbers: Sequence[int] = ()) -> None:
         self.numbers = list(numbers)
-        self.phase = Phase.COMMITTING
-        self.stop = Stop.NOBODY
-        self.stopped: int | None = None
-        self.grace = False
 
     @property
     def first(self) -> int | None:
@@ -83,7 +85,7 @@ class Turn:
     def end_of(self, outcome: Outcome) -> JobEvent:
         """Return what the worker's word of a job's end is to that job."""
         if outcome.state == "done":
-            return JobEvent.FINISH
+            return _FINISH
         if self.stop is Stop.LIMIT:
             return JobEvent.TIME_OUT
         return JobEvent.INTERRUPT if outcome.state == "interrupted" else JobEvent.FAIL

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from bgpy.errors import StoreError
 from bgpy.tasks.workspace.backends import Outcome
 from bgpy.tasks.workspace.calls import Call
+from bgpy.tasks.workspace.events import NO_DETAILS
 from bgpy.tasks.workspace.instructions import (
     Acknowledge,
     Announce,
@@ -43,7 +44,8 @@ MAX_JOBS = 10_000
 #: Seconds from the interrupt at a time limit to the kill.
 GRACE = 2.0
 # For every job's path: members are slow to look up.
-_READY, _HANDING, _START, _ABORTED = Worker.READY, Phase.HANDING, JobEvent.START, JobState.ABORTED
+_READY, _HANDING, _HANDED, _START, _ABORTED = Worker.READY, Phase.HANDING, Phase.HANDED, JobEvent.START, JobState.ABORTED
+_new_tuple = tuple.__new__
 
 
 class JobQueue(Standing):
@@ -251,7 +253,7 @@ class JobQueue(Standing):
     def handed(self, number: int) -> None:
         """Take note that the worker has the job of a `Run`: its time begins."""
         if number == self._turn.first and self._turn.phase is _HANDING:
-            self._turn.phase = Phase.HANDED
+            self._turn.phase = _HANDED
             limit = self.jobs[number].time_limit
             if limit is not None:
                 self._out.append(SetTimer(number, limit))
@@ -387,7 +389,7 @@ class JobQueue(Standing):
 
     def _choose(self, pushed: int | None, now: float) -> Sequence[int]:
         """Take the jobs whose turn it is out of the line: the first, and the calls behind it that can be run as one with it."""
-        if not self._waiting or self._turn.numbers or self._worker is not _READY:
+        if self._turn.numbers or self._worker is not _READY:
             return ()
         chosen: list[int] = []
         while (number := self._waiting.first) is not None and self._may_join(number, chosen, pushed):
@@ -414,7 +416,7 @@ class JobQueue(Standing):
         self._used = True
         for number in turn.numbers:
             self._announce("started", number)
-        self._out.append(Run(make_order([self.jobs[number] for number in turn.numbers])))
+        self._out.append(_new_tuple(Run, (make_order([self.jobs[number] for number in turn.numbers]),)))
 
     def _end(self, number: int, event: JobEvent, now: float, type_name: str = "", message: str = "") -> None:
         self.jobs.end(number, event, now, type_name, message)
@@ -428,12 +430,12 @@ class JobQueue(Standing):
         if record.started is not None and record.state is not _ABORTED:
             self._finished = number
             self._last = record.state
-        state = record.state
-        details: dict[str, Any] = {"state": state.text, "result": state.result, "error": record.error}
+        details = record.state.told
+        if record.error is not None:
+            details = {**details, "error": record.error}
         if number in self.jobs.unsaved:
-            details["unsaved"] = str(self.jobs.unsaved[number])
-        self._announce("finished", number, **details)
-        self._out.append(Settle(number))
+            details = {**details, "unsaved": str(self.jobs.unsaved[number])}
+        self._out += (_new_tuple(Announce, ("finished", number, details)), _new_tuple(Settle, (number,)))
 
     def _abort(self, type_name: str, message: str, now: float) -> list[int]:
         """End all that wait for a worker, but for what is held, or may run in one not found yet; returns their numbers."""
@@ -478,4 +480,4 @@ class JobQueue(Standing):
         return number if number in self._turn.numbers else None
 
     def _announce(self, event: str, job: int | None, **details: Any) -> None:
-        self._out.append(Announce(event, job, details))
+        self._out.append(_new_tuple(Announce, (event, job, details or NO_DETAILS)))

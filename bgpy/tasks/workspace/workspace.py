@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -63,6 +63,7 @@ class Workspace:
         self._means = means
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self._stopping = 0  # who waits for a job to be with its worker, so that it can be stopped
         self._queue = JobQueue(name, on_crash=options.on_crash, max_jobs=options.max_jobs, volatile=not means.keeps)
         self._outbox = Outbox(self._lock, self._carry_out)
         self._perform = self._outbox.empty
@@ -78,8 +79,7 @@ class Workspace:
         self._closed = False
         if stored is not None:
             self._queue.jobs.left.update(stored.left)
-            survivor = options.home is not None
-            self._queue.restore(stored.jobs, stored.next_number, stored.restarts, time.time(), survivor=survivor)
+            self._queue.restore(stored.jobs, stored.next_number, stored.restarts, time.time(), survivor=options.home is not None)
 
     @property
     def deadlines(self) -> Deadlines:
@@ -93,9 +93,7 @@ class Workspace:
 
     def prepare(self) -> Abilities:
         """Make the backend, without starting it; raises RefusedError where there is none of that type."""
-        abilities = self._supply.prepare().abilities
-        self._note_abilities(abilities)
-        return abilities
+        return self._note_abilities(self._supply.prepare().abilities)
 
     def open(self) -> None:
         """Start the worker; returns at once."""
@@ -272,8 +270,7 @@ class Workspace:
             self._queue.close()
             self._absorb()
             backend, busy = self._backend, self._queue.is_running()
-            for tell in self._waiters.take_all(self._queue.jobs.view):
-                self._outbox.put(tell, None)
+            self._outbox.put_all(self._waiters.take_all(self._queue.jobs.view))
             self._changed.notify_all()
         self._perform()
         self.log.close()
@@ -359,7 +356,9 @@ class Workspace:
         with self._lock:
             self._check_open()
             # On its way to the worker it can be hit neither here nor there.
+            self._stopping += 1
             self._changed.wait_for(lambda: not self._queue.is_being_handed(), STOP_TIMEOUT)
+            self._stopping -= 1
             hit = ask(number, time.time())
             backend, urgent = self._backend, self._absorb()
         self._perform()
@@ -380,13 +379,15 @@ class Workspace:
         self._perform()
         return False
 
-    def _absorb(self) -> list[Interrupt | Kill]:
+    def _absorb(self) -> Sequence[Interrupt | Kill]:
         """Do at once what cannot block, put the rest into the outbox, and return what the caller has to do without the lock."""
         assert self._lock.locked()
+        if not (instructions := self._queue.take()):
+            return ()
         urgent: list[Interrupt | Kill] = []
         tells: list[Tell] = []
         now = time.time()
-        for instruction in self._queue.take():
+        for instruction in instructions:
             if type(instruction) is Announce:
                 self.log.add(instruction.event, instruction.job, now, instruction.details)
             elif type(instruction) is Acknowledge:
@@ -398,12 +399,11 @@ class Workspace:
                 tells += self._waiters.take(record.number, record)
                 if self._means.keeps if record.kept else record.size(MAX_UNKEPT_VALUE) > MAX_UNKEPT_VALUE:
                     tells.append(Tell(self._let_go, record))
-            elif isinstance(instruction, (Interrupt, Kill)):
+            elif type(instruction) is Interrupt or type(instruction) is Kill:
                 urgent.append(instruction)
             else:
                 self._outbox.put(instruction, self._backend)
-        for tell in tells:  # the worker has its next job first
-            self._outbox.put(tell, None)
+        self._outbox.put_all(tells)  # the worker has its next job first
         return urgent
 
     def _let_go(self, record: JobRecord) -> None:
@@ -412,18 +412,19 @@ class Workspace:
                 self._queue.jobs.let_go(record.number, KEPT_OUTPUT)
 
     def _carry_out(self, instruction: Instruction, backend: Backend | None) -> None:
-        if isinstance(instruction, Commit):
-            try:
-                self._means.store.commit(instruction.changes, lambda error: self._committed(instruction, error))
-            except StoreError as error:
-                self._committed(instruction, error)
-        elif isinstance(instruction, Run):
+        if isinstance(instruction, Run):
             if backend is not None:
                 backend.run(instruction.order)
             with self._lock:
                 self._queue.handed(instruction.order.number)
                 self._absorb()
-                self._changed.notify_all()
+                if self._stopping:
+                    self._changed.notify_all()
+        elif isinstance(instruction, Commit):
+            try:
+                self._means.store.commit(instruction.changes, lambda error: self._committed(instruction, error))
+            except StoreError as error:
+                self._committed(instruction, error)
         elif isinstance(instruction, SetTimer):
             if instruction.seconds < threading.TIMEOUT_MAX / 2:
                 self._means.deadlines.add(JobTimer(self, instruction.number), instruction.seconds)
@@ -468,9 +469,10 @@ class Workspace:
             self._supply.part_with(backend)
         self._perform()
 
-    def _note_abilities(self, abilities: Abilities) -> None:
+    def _note_abilities(self, abilities: Abilities) -> Abilities:
         self._abilities = abilities
         self._queue.can_kill = abilities.kill
+        return abilities
 
     def _note_death(self, reason: str, memory: bool) -> bool:
         assert self._backend is not None
