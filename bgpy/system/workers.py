@@ -303,15 +303,12 @@ def limit_memory(size: int) -> None:
 def flusher_of_c() -> Callable[[], object]:
     """Return a function that writes out what C code of this process has buffered (``fflush(NULL)``)."""
     import ctypes
+    from functools import partial
 
     library: Any = ctypes.CDLL("ucrtbase") if WINDOWS else ctypes.CDLL(None)
     flush = library.fflush
     flush.argtypes, flush.restype = [ctypes.c_void_p], ctypes.c_int
-
-    def flush_all() -> object:
-        return flush(None)
-
-    return flush_all
+    return partial(flush, None)
 
 
 def unread_probe(fd: int) -> Callable[[], int]:

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bgpy.errors import MessageTooLargeError, RemoteProtocolError
-from bgpy.protocol.frames import MAX_BUFFERS, Buffer, Frame, FrameReader, encode_frame, frame_size
+from bgpy.protocol.frames import HEADER, MAX_BUFFERS, SMALL_SIZE, Buffer, Frame, FrameReader, encode_frame, frame_size
 from bgpy.system import wait_socket
 from bgpy.tasks.workspace.values import Packed
 
@@ -69,6 +69,7 @@ FILE, SCRIPT, CLEAR_ONLY, CLEAR_FIRST = 1, 2, 4, 8
 #: Flags of ENDED.
 MARK_STDOUT, MARK_STDERR = 1, 2
 _RUN = int(Kind.RUN)
+_pack_header = HEADER.pack
 _new_tuple = tuple.__new__
 
 
@@ -109,9 +110,11 @@ def encode(kind: int, number: int, flags: int, fields: Mapping[str, Any], max_si
         data = b""
     else:
         data = _dump(fields, buffers)
-    size = frame_size(data, buffers)
+    size = frame_size(data, buffers) if buffers else len(data)
     if size > max_size:
         raise MessageTooLargeError(size, max_size)
+    if size <= SMALL_SIZE and not buffers:
+        return [_pack_header(kind, 0, 0, flags, number, size) + data]  # as `encode_frame` does, in one step
     return encode_frame(kind, 0, flags, number, data, buffers)
 
 
@@ -135,7 +138,7 @@ def decode(frame: Frame) -> Message:
         return _new_tuple(Message, (kind, number, flags, {}))
     try:
         if kind == _RUN:
-            return Message(kind, number, flags, {"text": str(data, "utf-8", "surrogatepass")})
+            return _new_tuple(Message, (kind, number, flags, {"text": str(data, "utf-8", "surrogatepass")}))
         fields = _PlainUnpickler(io.BytesIO(data), buffers=buffers).load()
     except Exception as error:  # bytes that are no pickle can make it raise nearly anything
         raise RemoteProtocolError(f"A worker's channel has a message that is no plain data ({type(error).__name__})") from error
@@ -184,6 +187,8 @@ class Channel:
 
     def __init__(self, sock: socket.socket, max_size: int = MAX_SIZE) -> None:
         self._sock = sock
+        self._send = sock.sendall
+        self._receive_into = sock.recv_into
         self.max_size = max_size
         self._reader = FrameReader(max_size)
         self._frame: Frame | None = None  # the next one, where it has come whole and alone
@@ -198,7 +203,7 @@ class Channel:
         parts = encode(kind, number, flags, fields, self.max_size)
         with self._sending:
             for part in parts:
-                self._sock.sendall(part)
+                self._send(part)
 
     def receive(self, timeout: float | None = None) -> Message | None:
         """
@@ -224,7 +229,7 @@ class Channel:
         reader = self._reader
         alone = self._frame is None and reader.idle
         try:
-            count = self._sock.recv_into(reader.first_memory if alone else reader.memory())
+            count = self._receive_into(reader.first_memory if alone else reader.memory())
         except OSError:  # the other end was killed before it had read all
             return False
         if alone:
@@ -238,10 +243,13 @@ class Channel:
         frame, self._frame = self._frame, None
         if frame is not None:
             return decode(frame)
-        frame = self._reader.next_frame()
-        if frame is None and self._reader.announced is not None:
-            self._reader.allocate()
-            frame = self._reader.next_frame()
+        reader = self._reader
+        if reader.idle:
+            return None
+        frame = reader.next_frame()
+        if frame is None and reader.announced is not None:
+            reader.allocate()
+            frame = reader.next_frame()
         return None if frame is None else decode(frame)
 
     def shutdown(self) -> None:

@@ -65,6 +65,8 @@ class Interpreter:
     def __init__(self, *, own_process: bool) -> None:
         self._own_process = own_process
         self._module = ModuleType("__main__")
+        #: The dict that is the jobs' globals.
+        self.namespace: dict[str, Any] = vars(self._module)
         self._sources: deque[tuple[str, int]] = deque()
         self._sources_size = 0
         self._compiled: dict[str | bytes, tuple[CodeType, bool]] = {}
@@ -76,11 +78,6 @@ class Interpreter:
             sys.modules["__main__"] = self._module
             builtins.input = refuse_input
         self.clear()
-
-    @property
-    def namespace(self) -> dict[str, Any]:
-        """The dict that is the jobs' globals."""
-        return vars(self._module)
 
     def clear(self) -> None:
         """Make the namespace that of a fresh ``__main__``. It stays the same dict: functions that live on elsewhere see it."""
@@ -152,18 +149,21 @@ class Interpreter:
         namespace = self.namespace
         filename = self._file_of(order)
         code, has_value = self._compile(self._source(order, filename), filename)
-        for name in (_VALUE, _SHOWN):
-            namespace.pop(name, None)
+        # What a job has left that did not come to its end.
+        namespace.pop(_VALUE, None)
+        namespace.pop(_SHOWN, None)
         if code.co_flags & _CO_COROUTINE:
             import asyncio
 
             asyncio.run(eval(code, namespace))
         else:
             exec(code, namespace)
+        if not has_value:
+            return None
         value, shown = namespace.pop(_VALUE, None), namespace.pop(_SHOWN, None)
         if value is None and shown is not None and self._own_process and shown is sys.modules.get("matplotlib.pyplot"):
             value = take_figure(shown)
-        return value if has_value else None
+        return value
 
     def _compile(self, source: str | bytes, filename: str) -> tuple[CodeType, bool]:
         """Compile the source of a job. A short script that comes again and again is compiled once."""
@@ -209,9 +209,10 @@ class Interpreter:
 
     def _remember(self, filename: str, text: str) -> None:
         """Let tracebacks show the lines of a script."""
-        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-        self._sources.append((filename, len(text)))
-        self._sources_size += len(text)
+        size = len(text)
+        linecache.cache[filename] = (size, None, text.splitlines(keepends=True), filename)
+        self._sources.append((filename, size))
+        self._sources_size += size
         while len(self._sources) > MAX_SOURCES or (self._sources_size > MAX_SOURCE_SIZE and len(self._sources) > 1):
             self._forget_source()
 

@@ -40,6 +40,7 @@ from bgpy.tasks.workspace.shield import Shield
 NO_MEMORY = 71
 _SIGINT = int(signal.SIGINT)
 _CALL, _ENDED = int(Kind.CALL), int(Kind.ENDED)
+_NONE: frozenset[int] = frozenset()
 _NO_ERROR = {"type": "KeyboardInterrupt", "message": "", "traceback": ""}
 
 
@@ -123,7 +124,8 @@ class Runner:
             ended = close_outcomes(self._run_calls(Order(number, fields["method"], "", False, fields["host"], calls)))
         else:
             kind = "script" if flags & SCRIPT else "file" if flags & FILE else "clear"
-            ended = close_outcome(self._run_whole(Order(number, kind, message.fields.get("text", ""), bool(flags & CLEAR_FIRST))))
+            order = Order(number, kind, message.fields.get("text", ""), bool(flags & CLEAR_FIRST))
+            ended = close_outcome(self._run_whole(order))
         self._jobs.send(_ENDED, number, ended, self._mark(number))
 
     def _run_calls(self, order: Order) -> list[Outcome]:
@@ -159,7 +161,7 @@ class Runner:
             signal.signal(signal.SIGINT, self._handler)  # the job before has put another one there
         outcome: Outcome | None = None
         self._begun, self._hit = self._clock(), None
-        self._together = frozenset([number for number, _ in order.calls])
+        self._together = frozenset([number for number, _ in order.calls]) if order.calls else _NONE
         self._current = order.number
         try:
             self._open = True
