@@ -168,6 +168,7 @@ def test_an_interrupt_waits_for_a_job_that_is_on_its_way_to_the_worker(house: Ho
         hand_over(order)
 
     monkeypatch.setattr(backend, "run", slow)
+    monkeypatch.setattr("bgpy.tasks.workspace.workspace.STOP_TIMEOUT", 30)  # it is woken, and does not wait that long
     told: list[bool] = []
     pushing = threading.Thread(target=workspace.push, args=("script", "wait"))
     asking = threading.Thread(target=lambda: told.append(workspace.interrupt(0)))
