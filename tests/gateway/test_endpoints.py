@@ -256,7 +256,8 @@ def test_a_server_that_is_not_there_is_503_and_comes_back(workspaces: Workspaces
 
 def test_a_server_that_does_not_answer_in_time_is_504(workspaces: Workspaces) -> None:
     workspaces.answers["get_status"] = workspaces.wait_at_the_gate
-    with running_gateway(workspaces, limits=Limits(request_timeout=0.1)) as gateway, gateway.client() as http:
+    # Long enough to reach the server on a busy machine: who did not get that far is told 503.
+    with running_gateway(workspaces, limits=Limits(request_timeout=1)) as gateway, gateway.client() as http:
         answer = http.post("/get_status/", json={"name": "lab"})
         assert answer.status_code == 504
         assert answer.json()["executed"] is None
