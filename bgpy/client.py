@@ -31,6 +31,7 @@ from bgpy.protocol.calls import (
     execute_call,
     exit_call,
     initialize_call,
+    pickled_call,
     read_answer,
     read_initialized,
     status_call,
@@ -38,7 +39,7 @@ from bgpy.protocol.calls import (
 from bgpy.protocol.exchange import BrokenConnection, Deliver, Exchange, Open, Receive, Transmit
 from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, Frame, FrameFields, brief
 from bgpy.protocol.handshake import Admission, Opening
-from bgpy.protocol.messages import EXEC, REQUEST, STATUS, Payload, dump_plain
+from bgpy.protocol.messages import REQUEST, STATUS, dump_plain
 from bgpy.protocol.states import State
 
 if TYPE_CHECKING:
@@ -156,10 +157,9 @@ class Client(Caller):
         ClientClosedError
             `close` was called.
         """
-        if await_response:
-            frame = self._ask(args, timeout)
-            if frame is not None:
-                return read_answer(args, frame) or {}
+        pickle = dump_plain(args) if await_response else None
+        if pickle is not None:
+            return read_answer(args, self._ask(args, pickle, timeout)) or {}
         call = execute_call(args, FLAG_AWAIT if await_response else FLAG_CONFIRM)
         return read_answer(args, self._first_frame(call, timeout)) or {}
 
@@ -316,35 +316,32 @@ class Client(Caller):
             lane.drop()  # an answer that may still come must meet nobody
         pool.give_back(lane)
 
-    def _ask(self, args: dict[str, Any], timeout: float | None) -> FrameFields | None:
+    def _ask(self, args: dict[str, Any], pickle: bytes, timeout: float | None) -> FrameFields:
         """
-        Make the usual request in the fewest steps: a few plain values, its answer awaited, over a lane that is free and alive.
+        Make the usual request, plain values whose answer is awaited, and return that answer.
 
-        Returns the answer; None, with nothing done, where it is not the usual request.
+        In the fewest steps where a lane is free and its connection alive; else as any other request.
         """
-        pickle = dump_plain(args)
-        if pickle is None or held_instances.get() or os.getpid() != self._pid:
-            return None
         if timeout is None:
             timeout = self.timeout
         wait = NO_LIMIT if timeout is None else Wait(timeout)
         pool = self._pool
-        lane = pool.take_free()
+        lane = None if held_instances.get() or os.getpid() != self._pid else pool.take_free()
         if lane is None:
-            return None
+            return self._first_frame(pickled_call(args, pickle), timeout)
         frame = None
         try:
             connection = lane.connection
             if connection is not None:
                 frame = connection.ask(REQUEST, lane.numbers, pickle, wait.deadline)
         except (BrokenConnection, TimeoutError, ProtocolError) as error:
-            frame = self._go_on(lane, Call(EXEC, FLAG_AWAIT, Payload(pickle, [], False), args), wait, error)
+            frame = self._go_on(lane, pickled_call(args, pickle), wait, error)
         finally:
             if frame is not None and not frame[1] & FLAG_MORE:
                 pool.give_back(lane)
             else:
                 self._give_back(lane, pool, draining=frame is not None)
-        return frame
+        return self._first_frame(pickled_call(args, pickle), timeout) if frame is None else frame
 
     def _first_frame(self, call: Call, timeout: float | None, pool: LanePool[Connection] | None = None) -> FrameFields:
         """Make a call, over a lane of `pool` or one for requests, and return the first part of its answer."""

@@ -164,11 +164,9 @@ class ClientSocket:
                 return
             flags = FLAG_MORE if more else 0
             pickle = dump_plain(response)
+            payload: PayloadFields = dump(response) if pickle is None else (pickle, [], False)
             if pickle is None or len(pickle) > opening.peer_max_size:
-                payload: PayloadFields = dump(response)
                 flags |= self._check(payload, opening)
-            else:
-                payload = pickle, [], False
             outgoing.send(OK, flags, payload)
         except LocalProtocolError:
             self.failure = ResponseError("The last response to this request is out, sent by another thread or its deadline")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from support.servers import Served, running_server, tasks
 from support.slow import Slow
 
 import bgpy
+import bgpy.protocol.messages
 import bgpy.serving.requests
 import bgpy.sockets
 from bgpy.errors import ClientClosedError, NoResponseError, PythonVersionError, RemoteError, RequestTimeoutError
@@ -235,3 +238,20 @@ def test_a_timeout_that_is_none_is_refused_before_anything_is_sent(server: Serve
 def test_a_very_long_timeout_is_a_long_wait(server: Served, timeout: float) -> None:
     """The system's own wait takes milliseconds in 32 bits: the request ran, and the call raised OverflowError."""
     assert server.client(timeout=timeout).execute({"add": 1}, await_response=True) == {"count": 1}
+
+
+def test_a_message_is_pickled_once_however_it_goes(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large text of plain values was pickled for the short way, and once more for the way that it went."""
+    pickled: list[int] = []
+
+    def dumps(message: object, protocol: int, **options: Any) -> bytes:
+        data = pickle.dumps(message, protocol, **options)
+        pickled.append(len(data))
+        return data
+
+    client = server.client()
+    monkeypatch.setattr(bgpy.protocol.messages, "_pickle", SimpleNamespace(dumps=dumps, loads=pickle.loads))
+    for size in (10, 100_000, 10):  # over a connection that is made, one that is large, the usual way
+        client.execute({"add": 0, "text": "x" * size}, await_response=True)
+    assert len([size for size in pickled if size > 100_000]) == 1
+    assert len(pickled) == 6, "three messages and three answers"

@@ -45,6 +45,11 @@ def execute_call(args: dict[str, Any], flags: int) -> Call:
     return _new_tuple(Call, (EXEC, flags, dump(args), args))
 
 
+def pickled_call(args: dict[str, Any], pickle: bytes) -> Call:
+    """Return the call of the exec task that awaits its answer, for arguments that `dump_plain` has pickled."""
+    return Call(EXEC, FLAG_AWAIT, Payload(pickle, [], False), args)
+
+
 def execute_flags(await_response: bool) -> int:
     """Return the flags of `execute`: one that awaits no response is confirmed."""
     return FLAG_AWAIT if await_response else FLAG_CONFIRM
