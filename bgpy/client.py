@@ -4,7 +4,6 @@ The blocking client.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Generator, Iterator
 from types import TracebackType
@@ -15,6 +14,7 @@ from bgpy.connection import Connection
 from bgpy.errors import (
     BgpyError,
     ConnectError,
+    ConnectionLostError,
     OwnServerError,
     ProtocolError,
     RemoteProtocolError,
@@ -41,6 +41,7 @@ from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, Frame, Fra
 from bgpy.protocol.handshake import Admission, Opening
 from bgpy.protocol.messages import REQUEST, STATUS, dump_plain
 from bgpy.protocol.states import State
+from bgpy.system import call_after_fork
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -75,12 +76,16 @@ class Client(Caller):
     """
 
     def _begin(self) -> None:
-        # Anew in a forked child: two processes that share lanes would claim each other's numbers.
         super()._begin()
         self._pool: LanePool[Connection] = LanePool(self._max_connections)
         self._status_pool: LanePool[Connection] = LanePool(1, STATUS_LANE)
-        self._after_fork = threading.Lock()
-        self._pid = os.getpid()  # last: from here on other threads use what was made above
+        call_after_fork(self, Client._begin_anew)
+
+    def _begin_anew(self) -> None:
+        # In a forked child: two processes that share lanes would claim each other's numbers.
+        self._status_pool.abandon()
+        self._pool.abandon()
+        self._begin()
 
     def __enter__(self) -> Client:
         return self
@@ -181,6 +186,7 @@ class Client(Caller):
         """
         call = execute_call(args, STREAM_FLAGS)
         wait = self._wait(timeout)
+        pool = self._pool  # this one also where a child is forked before the last response
         lane = self._take(wait)
         try:
             for frame in self._exchange(lane, call, wait):
@@ -190,7 +196,7 @@ class Client(Caller):
                 yield message
                 wait.renew()
         finally:
-            self._give_back(lane, self._pool, draining=False)
+            self._give_back(lane, pool, draining=False)
 
     def submit(self, args: dict[str, Any], timeout: float | None = None) -> Future[dict[str, Any]]:
         """
@@ -245,7 +251,6 @@ class Client(Caller):
         BgpyError
             As `execute`.
         """
-        self._check_process()
         call = status_call()
         return read_answer(call.message, self._first_frame(call, timeout, self._status_pool)) or {}
 
@@ -285,23 +290,11 @@ class Client(Caller):
 
     def close(self) -> None:
         """Close the connections that are not in use; those that are close after their request. Again is fine."""
-        self._check_process()
         self._pool.close()
         self._status_pool.close()
         self._close_log()
 
-    def _check_process(self) -> None:
-        if os.getpid() == self._pid:
-            return
-        # Only a forked child ever comes here, so no other thread of the parent can have held the lock at the fork.
-        with self._after_fork:
-            if os.getpid() != self._pid:
-                self._status_pool.abandon()
-                self._pool.abandon()
-                self._begin()
-
     def _take(self, wait: Wait) -> Lane:
-        self._check_process()
         lane = self._pool.oldest_draining()
         if lane is not None:
             if lane.connection is not None and not lane.connection.quiet():
@@ -326,7 +319,7 @@ class Client(Caller):
             timeout = self.timeout
         wait = NO_LIMIT if timeout is None else Wait(timeout)
         pool = self._pool
-        lane = None if held_instances.get() or os.getpid() != self._pid else pool.take_free()
+        lane = None if held_instances.get() else pool.take_free()
         if lane is None:
             return self._first_frame(pickled_call(args, pickle), timeout)
         frame = None
@@ -349,7 +342,6 @@ class Client(Caller):
         if pool is not None:
             lane = pool.take(wait.timeout)
         else:
-            self._check_process()
             pool = self._pool
             lane = pool.take_free() or self._take(wait)
         frame: FrameFields | None = None
@@ -453,10 +445,12 @@ class Client(Caller):
     def _carry_out(self, lane: Lane, instruction: Open | Transmit | Receive, kind: int, wait: Wait) -> Opening | Frame | None:
         if isinstance(instruction, Open):
             return self._open(lane, instruction, kind, wait)
-        assert lane.connection is not None
+        connection = lane.connection
+        if connection is None:
+            raise ConnectionLostError(self._dialer.address, "this process was forked after it had asked", None)
         if isinstance(instruction, Receive):
-            return lane.connection.receive(wait.deadline)
-        lane.connection.transmit(*instruction, deadline=wait.deadline)
+            return connection.receive(wait.deadline)
+        connection.transmit(*instruction, deadline=wait.deadline)
         return None
 
     def _in_time(self, error: Exception, exchange: Exchange, wait: Wait) -> Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from typing import Any
 from support.servers import Served, running_server, tasks
 
 import bgpy
+from bgpy.client import Client
 from bgpy.sockets import ClientSocket
+from bgpy.system import forks
 
 Args = dict[str, Any]
 State = dict[str, Any]
@@ -112,3 +115,60 @@ def test_threads_of_a_forked_child_do_not_share_a_lane(tmp_path: Path) -> None:
                 timeout=50,
             )
             assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+FORKED_IN_A_STREAM = """
+import os, sys
+from bgpy.client import Client
+from bgpy.errors import ConnectionLostError
+
+client = Client(port=int(sys.argv[1]), timeout=20)
+seen, child = [], 0
+responses = client.stream({"up_to": 4})
+for response in responses:
+    seen.append(response["at"])
+    if len(seen) == 2:
+        child = os.fork()
+        if not child:
+            try:
+                next(responses)
+            except ConnectionLostError as error:
+                assert error.executed is None, error
+                print(error.reason, flush=True)
+            again = [response["at"] for response in client.stream({"up_to": 2})]
+            print(again, client.execute({"up_to": 1}, await_response=True), flush=True)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+print(seen)
+"""
+
+
+def count_up(client_socket: ClientSocket, state: State, args: Args) -> State:
+    for number in range(args["up_to"]):
+        client_socket.respond({"at": number}, more=number + 1 < args["up_to"])
+    return state
+
+
+def test_a_child_that_is_forked_within_a_stream_takes_nothing_of_it(tmp_path: Path) -> None:
+    script = tmp_path / "forking.py"
+    script.write_text(FORKED_IN_A_STREAM)
+    with running_server(tasks(count_up)) as server:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", str(script), str(server.port)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ROOT},
+            timeout=50,
+        )
+    expected = ["this process was forked after it had asked", "[0, 1] {'at': 0}", "[0, 1, 2, 3]"]
+    assert (done.stdout.splitlines(), done.stderr) == (expected, "")
+
+
+def test_clients_that_are_gone_leave_nothing_for_a_fork_to_do() -> None:
+    before = len(forks._owners())
+    client = Client(port=1)
+    assert len(forks._owners()) == before + 1
+    client.close()
+    del client
+    gc.collect()
+    assert len(forks._owners()) == before

@@ -24,6 +24,7 @@ from bgpy.system.files import (
     user_state_dir,
 )
 from bgpy.system.following import follow_file
+from bgpy.system.forks import call_after_fork
 from bgpy.system.machine import anonymous_memory, boot_name, machine_identity, resident_memory
 from bgpy.system.processes import kill_process, process_alive, process_start_time, wait_for_end
 from bgpy.system.sockets import (
@@ -42,6 +43,7 @@ __all__ = [
     "IOV_MAX",
     "anonymous_memory",
     "boot_name",
+    "call_after_fork",
     "check_private_file",
     "close_locked",
     "end_spawned",
