@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, Dialer
 from bgpy.errors import OwnServerError, RequestTimeoutError, ServerNotFoundError
-from bgpy.held import held_instances
+from bgpy.held import get_held_instances
 from bgpy.protocol.calls import GRACE
 from bgpy.protocol.exchange import Open
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
@@ -122,7 +122,7 @@ class Caller:
 
     def _check_opening(self, opening: Opening, instruction: Open, kind: int) -> Opening:
         """Refuse a server that would wait for this very call (OwnServerError), and one that is not ours (ServerNotFoundError)."""
-        if kind != MessageType.STATUS and opening.instance in held_instances.get():
+        if kind != MessageType.STATUS and opening.instance in get_held_instances():
             raise OwnServerError(self._dialer.address)
         if not instruction.resume and opening.admission is not Admission.OK:
             raise ServerNotFoundError(self._dialer.address)

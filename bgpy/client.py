@@ -21,7 +21,7 @@ from bgpy.errors import (
     SerializationError,
     ServerEndingError,
 )
-from bgpy.held import held_instances
+from bgpy.held import get_held_instances
 from bgpy.pool import LanePool, PoolLane
 from bgpy.protocol.calls import (
     STATUS_LANE,
@@ -319,7 +319,7 @@ class Client(Caller):
             timeout = self.timeout
         wait = NO_LIMIT if timeout is None else Wait(timeout)
         pool = self._pool
-        lane = None if held_instances.get() else pool.take_free()
+        lane = None if get_held_instances() else pool.take_free()
         if lane is None:
             return self._first_frame(pickled_call(args, pickle), timeout)
         frame = None
@@ -359,7 +359,7 @@ class Client(Caller):
         kind, flags, payload, _ = call
         if payload.buffers or payload.by_value:
             return None
-        if kind != STATUS and connection.opening.instance in held_instances.get():
+        if kind != STATUS and connection.opening.instance in get_held_instances():
             raise OwnServerError(self._dialer.address)
         try:
             return connection.ask(brief(kind, flags), lane.numbers, payload.pickle, wait.deadline)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bgpy.errors import InvalidResultError
-from bgpy.held import held_instances
+from bgpy.held import get_held_instances, held_instances
 from bgpy.turns import TurnLock
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class _Member:
         self._state = state
         self._turns = TurnLock()
         # The server holds its own state during the init task. Its exec task it calls as a concurrent one; this set is none.
-        self._held = () if tasks.concurrent else held_instances.get()[-1:]
+        self._held = () if tasks.concurrent else get_held_instances()[-1:]
 
     def execute(self, client_socket: ClientSocket, message: dict[str, Any]) -> None:
         """Run the exec task, in its turn where it is not concurrent."""
@@ -131,7 +131,7 @@ class _Member:
             return
         client_socket.deferrable = False
         with self._turns.draw():
-            token = held_instances.set((*held_instances.get(), *self._held))
+            token = held_instances.set((*get_held_instances(), *self._held))
             try:
                 state = self._tasks.exec(client_socket, self._state, message)
             finally:

@@ -8,3 +8,5 @@ import contextvars
 
 #: The instance ids of those servers.
 held_instances: contextvars.ContextVar[tuple[bytes, ...]] = contextvars.ContextVar("bgpy_held_instances", default=())
+#: Return them. Bound once, for every request asks: an attribute of an imported name is looked up anew each time.
+get_held_instances = held_instances.get

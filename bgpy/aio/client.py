@@ -22,7 +22,7 @@ from bgpy.errors import (
     SerializationError,
     ServerEndingError,
 )
-from bgpy.held import held_instances
+from bgpy.held import get_held_instances
 from bgpy.pool import PoolLane
 from bgpy.protocol.calls import (
     STATUS_LANE,
@@ -214,7 +214,7 @@ class AsyncClient(Caller):
     async def _at_once(self, connection: AsyncConnection, lane: Lane, call: Call, wait: Wait) -> Frame:
         """As `Client` does it: the usual thing over a connection that lives; where it breaks, an exchange goes on."""
         kind, flags, payload, _ = call
-        held = held_instances.get()
+        held = get_held_instances()
         if held and connection.opening.instance in held and kind != STATUS:
             raise OwnServerError(self._dialer.address)
         number = lane.numbers.next()

@@ -22,7 +22,7 @@ from bgpy.errors import (
     SerializationError,
     ServerEndingError,
 )
-from bgpy.held import held_instances
+from bgpy.held import get_held_instances, held_instances
 from bgpy.protocol.failures import remote_error
 from bgpy.protocol.frames import FLAG_CONFIRM
 from bgpy.protocol.messages import MessageType, dump
@@ -246,7 +246,7 @@ class Service:
 
     def _call(self, task: Callable[..., Any], *arguments: Any) -> Any:
         """Call the init or the exit task, which may have any thread; what it raises comes back as `_Raised`."""
-        token = held_instances.set((*held_instances.get(), self.instance))
+        token = held_instances.set((*get_held_instances(), self.instance))
         try:
             return task(*arguments)
         except BaseException as exception:  # noqa: BLE001 - as above
