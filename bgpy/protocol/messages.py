@@ -190,23 +190,23 @@ def is_data(obj: object, depth: int = 3) -> bool:
     The C pickler then need not ask about each object. A class says the same of its instances by an attribute ``__bgpy_data__``.
     """
     kind = type(obj)
-    if kind in _PLAIN:
-        return True
-    if kind is dict or kind is list or kind is tuple:
+    if kind is dict:
         if not depth or len(obj) > _FEW:  # type: ignore[arg-type]
             return False
-        if kind is dict:
-            for key in obj:  # type: ignore[attr-defined]
-                if type(key) not in _PLAIN:
-                    return False
-            obj = obj.values()  # type: ignore[attr-defined]
+        for key, item in obj.items():  # type: ignore[attr-defined]
+            if type(key) not in _PLAIN or (type(item) not in _PLAIN and not is_data(item, depth - 1)):
+                return False
+        return True
+    if kind is list or kind is tuple:
+        if not depth or len(obj) > _FEW:  # type: ignore[arg-type]
+            return False
         for item in obj:  # type: ignore[attr-defined]
             if type(item) not in _PLAIN and not is_data(item, depth - 1):
                 return False
         return True
-    if kind.__name__ == "ndarray" and kind.__module__ == "numpy":
-        return obj.dtype.kind in _NUMBERS  # type: ignore[attr-defined]
-    return "__bgpy_data__" in kind.__dict__
+    if kind in _PLAIN or "__bgpy_data__" in kind.__dict__:
+        return True
+    return kind.__name__ == "ndarray" and kind.__module__ == "numpy" and obj.dtype.kind in _NUMBERS  # type: ignore[attr-defined]
 
 
 def load(pickle: bytes | bytearray | memoryview, buffers: Sequence[Any] = ()) -> object:

@@ -221,7 +221,8 @@ class Service:
         try:
             request.deferrable = True
             message = request.message()
-            request.confirm()
+            if request.flags & FLAG_CONFIRM:
+                request.confirm()
             outcome = self._attempt(tasks, request, message)
         finally:
             held_instances.reset(token)

@@ -25,6 +25,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 _NUMBERS = frozenset({int, float})
+_NONE: frozenset[type] = frozenset()
 
 
 class Field(NamedTuple):
@@ -113,28 +114,28 @@ def checker(command: Command) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Return what does `check` for one command, and quickly for a request that has nothing unusual."""
     defaults = {field.name: field.default for field in command.fields if field.default is not REQUIRED}
     rules = {field.name: (_plain_types(field), field.choices, field.minimum) for field in command.fields}
+    # The types by which alone a value is taken.
+    enough = {field.name: _plain_types(field) or _NONE for field in command.fields if not field.choices and field.minimum is None}
+    enough["command"] = frozenset({str})
     count = len(rules)
 
+    def fits(name: str, value: Any) -> bool:
+        types, choices, minimum = rules.get(name, (_NONE, (), None))
+        if types is None:
+            return True
+        if type(value) not in types or (choices and value not in choices):
+            return False
+        return minimum is None or type(value) not in _NUMBERS or value >= minimum
+
     def check_quickly(message: Mapping[str, Any]) -> dict[str, Any]:
-        found = defaults.copy()
+        found = {**defaults, **message}
+        found.pop("command", None)
+        if len(found) != count:
+            return check(command, message)
         for name, value in message.items():
-            if name == "command":
-                continue
-            rule = rules.get(name)
-            if rule is None:
+            if type(value) not in enough.get(name, _NONE) and not fits(name, value):
                 return check(command, message)
-            types, choices, minimum = rule
-            if types is None:
-                found[name] = value
-                continue
-            if (
-                type(value) not in types
-                or (choices and value not in choices)
-                or (minimum is not None and type(value) in _NUMBERS and not value >= minimum)
-            ):
-                return check(command, message)
-            found[name] = value
-        return found if len(found) == count else check(command, message)
+        return found
 
     return check_quickly
 

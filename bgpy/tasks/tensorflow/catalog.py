@@ -75,12 +75,12 @@ class Catalog:
 
     def ended(self, workspace: Home, record: JobRecord) -> None:
         """Take the end of any job; that of one that changes the model may be told several times."""
-        if record.kind in ("deploy", "update", "recall"):
+        if record.kind == "predict":
+            self._predicted(workspace, record)
+        elif record.kind in ("deploy", "update", "recall"):
             self._loaded(workspace, record)
         elif record.kind == "undeploy":
             self._unloaded(workspace, record)
-        elif record.kind == "predict":
-            self._predicted(workspace, record)
 
     def describe(self, workspace: Home) -> dict[str, Any] | None:
         """Return what is known of the model that is deployed in a workspace now, None where there is none."""
@@ -107,9 +107,9 @@ class Catalog:
 
     def max_batch(self, workspace: Home) -> int:
         """Return how many predictions are worth handing over at once."""
-        with self._lock:
-            entry = self._entries.get(workspace)
-            return DEFAULT_BATCH if entry is None or entry.model is None else int(entry.model.description["max_batch"])
+        entry = self._entries.get(workspace)
+        model = None if entry is None else entry.model  # without the lock: what is found was deployed a moment ago
+        return DEFAULT_BATCH if model is None else int(model.description["max_batch"])
 
     def _loaded(self, workspace: Home, record: JobRecord) -> None:
         description = record.value.json if record.state is JobState.DONE and record.value is not None else None

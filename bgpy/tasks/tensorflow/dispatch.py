@@ -12,20 +12,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError
+from bgpy.protocol.messages import Data
 from bgpy.sockets import ClientSocket
 from bgpy.tasks.schema import checker
 from bgpy.tasks.tensorflow import commands
 from bgpy.tasks.tensorflow.changes import Bounds
-from bgpy.tasks.tensorflow.ends import End, Fields, Make, Prediction, prediction
+from bgpy.tasks.tensorflow.ends import Fields, Make, Prediction, answer_maker, prediction
 from bgpy.tasks.tensorflow.fleet import Fleet
 from bgpy.tasks.tensorflow.readings import HOST, with_node
 from bgpy.tasks.tensorflow.replicas import IDLE_TIME, MAX_REPLICAS
 from bgpy.tasks.tensorflow.replicated import ReplicatedModel
-from bgpy.tasks.workspace.answering import answer_at_end, refused
+from bgpy.tasks.workspace.answering import answer_at_end, push_and_answer, refused
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.dispatch import dispatch as dispatch_to_workspaces
 from bgpy.tasks.workspace.dispatch import job_result
 from bgpy.tasks.workspace.jobs import JobRecord, JobState
+from bgpy.tasks.workspace.outbox import Then
 from bgpy.tasks.workspace.values import Packed, Value
 from bgpy.tasks.workspace.workspace import Workspace
 
@@ -139,19 +141,22 @@ def _change(
 
 
 def _predict(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
-    feeds = fields["feed_dict"]
+    feeds = fields.pop("feed_dict")
     if feeds is not None and not isinstance(feeds, (dict, Packed)):
         raise RefusedError(f"The field 'feed_dict' of predict is object or null, not {type(feeds).__name__}", "feed_dict")
-    argument = {"fetches": fields["fetches"], "feed_dict": feeds, "encoding": fields["encoding"]}
-    make = _arrays_as_json if fields["encoding"] == "json" else _arrays
+    encoding = fields["encoding"]
+    argument = {"fetches": fields["fetches"], "feed_dict": feeds, "encoding": encoding}
+    if not isinstance(feeds, dict):
+        argument = Data(argument)
+    make = _arrays_as_json if encoding == "json" else _arrays
     _ask_model(workspace, fleet, client_socket, fields, argument, make)
 
 
 def _infer(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
-    body = fields["body"]
+    body = fields.pop("body")
     if not isinstance(body, Packed) or len(body.buffers) != 1:
         raise RefusedError("The field 'body' of infer is a Packed with one buffer", "body")
-    argument = {field: fields[field] for field in ("protocol", "verb", "name", "version", "header_length")}
+    argument = Data({field: fields[field] for field in ("protocol", "verb", "name", "version", "header_length")})
     argument["body"] = pickle.PickleBuffer(body.buffers[0])  # goes on as it came: out of band, where it is large
     _ask_model(workspace, fleet, client_socket, fields, argument, _body)
 
@@ -198,9 +203,17 @@ def _push(
     call: Call,
     make: Make,
 ) -> None:
-    end = End(workspace, fleet.catalog, make, fields)
-    end.push(call, getattr(client_socket, "identity", None))
-    end.answer(client_socket)
+    catalog, identity = fleet.catalog, getattr(client_socket, "identity", None)
+
+    def push(then: Then) -> int:
+        def note(record: JobRecord) -> None:
+            catalog.ended(workspace, record)
+            then(record)
+
+        path, time_limit = fields.get("path", ""), fields.get("time_limit")
+        return workspace.call(call, path, time_limit=time_limit, identity=identity, then=note)
+
+    push_and_answer(workspace, client_socket, push, fields["timeout"], answer_maker(catalog, workspace, make))
 
 
 def _nothing(state: JobState, value: Value | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from bgpy.sockets import ClientSocket
 from bgpy.tasks.tensorflow.catalog import Catalog
 from bgpy.tasks.tensorflow.readings import HOST, has_not_run
 from bgpy.tasks.tensorflow.replicas import MAX_REPLICAS, Replica
-from bgpy.tasks.workspace.answering import Pushed, answer_at_end
+from bgpy.tasks.workspace.answering import MakeResult, Pushed, answer_at_end
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.dispatch import job_result
 from bgpy.tasks.workspace.jobs import Identity, JobRecord, JobState
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 #: Replicas that a prediction may lose one after the other before it is answered with how it lost the last one.
 MAX_MOVES = 10
 
-#: What of a request is of use behind its push.
-_KEPT = ("path", "time_limit", "timeout", "version")
-
 Fields = dict[str, Any]
 #: Makes what an answer tells beside what it tells of any job, from the state and the value.
 Make = Callable[[JobState, Value | None], dict[str, Any]]
@@ -40,62 +37,49 @@ def prediction(workspace: Workspace, catalog: Catalog, packed: Packed) -> Call:
     return Call(HOST, "predict", packed, batch=catalog.max_batch(workspace), kept=False)
 
 
-class End(Pushed):
-    """
-    The end of one job.
+def answer_maker(catalog: Catalog, workspace: Workspace, make: Make) -> MakeResult:
+    """Return what makes the answer of a job about the model of a workspace."""
 
-    Parameters
-    ----------
-    fields
-        Of the request.
-    """
-
-    def __init__(self, workspace: Workspace, catalog: Catalog, make: Make, fields: Fields) -> None:
-        super().__init__(workspace)
-        self._catalog = catalog
-        self._make = make
-        # Not all of them: feeds may be large, and who has the answer may keep this for longer.
-        self._fields = {field: fields[field] for field in _KEPT if field in fields}
-        self._begun = time.monotonic()
-        self._number = -1
-
-    def push(self, call: Call, identity: Identity | None) -> None:
-        """Queue the job."""
-        path, time_limit = self._fields.get("path", ""), self._fields.get("time_limit")
-        self._number = self.workspace.call(call, path, time_limit=time_limit, identity=identity, then=self.note)
-
-    def answer(self, client_socket: ClientSocket) -> None:
-        """Have the client answered at the job's end, or when it has waited for as long as it wants to."""
-        answer_at_end(self, client_socket, self._number, self._fields["timeout"], self._answer, self._begun)
-
-    def note(self, record: JobRecord) -> None:
-        """Take the end as soon as it is known."""
-        self._catalog.ended(self.workspace, record)
-        super().note(record)
-
-    def _answer(self, record: JobRecord, waited: float) -> dict[str, Any]:
-        told = {**job_result(record, waited), **self._make(record.state, record.value)}
+    def answer(record: JobRecord, waited: float) -> dict[str, Any]:
+        told = {**job_result(record, waited), **make(record.state, record.value)}
         if record.kind == "predict":
             told["name"] = record.workspace
         else:
             # Whoever has this answer may ask at once what is deployed: it must not be faster than the word to the catalog.
-            self._catalog.ended(self.workspace, record)
+            catalog.ended(workspace, record)
         return told
 
+    return answer
 
-class Prediction(End):
+
+class Prediction(Pushed):
     """
     The end of a prediction of a model with replicas.
 
     Where it has not run, as its replica's worker died before its turn, it goes on to another replica: with another number.
+
+    Parameters
+    ----------
+    fields
+        Of the request, without what is large: who has the answer may keep this for longer.
     """
 
     def __init__(self, model: ReplicatedModel, catalog: Catalog, make: Make, fields: Fields, packed: Packed) -> None:
-        super().__init__(model.home, catalog, make, fields)
+        super().__init__(model.home)
         self._model = model
+        self._catalog = catalog
+        self._make = make
+        self._fields = fields
         self._packed: Packed | None = packed
+        self._begun = time.monotonic()
+        self._number = -1
         self._moves = 0
         self._lost: tuple[Workspace, JobRecord] | None = None
+
+    def answer(self, client_socket: ClientSocket) -> None:
+        """Have the client answered at the job's end, or when it has waited for as long as it wants to."""
+        make = answer_maker(self._catalog, self.workspace, self._make)
+        answer_at_end(self, client_socket, self._number, self._fields["timeout"], make, self._begun)
 
     def send(self, identity: Identity | None = None) -> None:
         """Queue it at the replica that is chosen for it; raises as `Workspace.push`."""

@@ -150,7 +150,7 @@ def check_feeds(signature: Signature, feeds: Mapping[str, Any] | None) -> dict[s
     """
     if feeds is None:
         feeds = {}
-    elif not isinstance(feeds, Mapping):
+    elif type(feeds) is not dict and not isinstance(feeds, Mapping):
         raise ModelInputError(
             f"feed_dict maps names of inputs to values; it is a {type(feeds).__name__}. {inputs_text(signature)}"
         )

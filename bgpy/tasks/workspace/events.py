@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 #: Events that a workspace remembers.
@@ -19,7 +20,7 @@ MAX_TEXT = 8 << 20
 MAX_JOINED = 64 << 10
 #: Seconds in which a watcher that has got output gets no more of it by itself: what is written meanwhile comes as one.
 PAUSE = 0.02
-NO_DETAILS: Mapping[str, Any] = {}
+NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 
 
 class EventLog:
@@ -47,19 +48,33 @@ class EventLog:
 
     def add(self, event: str, job: int | None, time: float, details: Mapping[str, Any] = NO_DETAILS) -> None:
         """Append an event and wake all watchers."""
-        size = _text_size(details) if details else 0
+        self.add_all([(event, job, details)], time)
+
+    def add_all(self, announced: Sequence[tuple[str, int | None, Mapping[str, Any]]], time: float) -> None:
+        """
+        Append events, each as event, job and details, and wake all watchers. Either all of them are output, or none is.
+
+        Details that many events share, and nobody can change, are a `MappingProxyType`: they take no room of their own.
+        """
         events = self._events
+        output = announced[0][0] == "output"
         with self._lock:
-            self.last = number = self.last + 1
-            events.append((event, number, time, job, details, size))
-            self._text += size
+            number = self.last
+            for event, job, details in announced:
+                number += 1
+                size = 0
+                if type(details) is dict:
+                    size = _text_size(details)
+                    self._text += size
+                events.append((event, number, time, job, details, size))
+            self.last = number
+            if not output:
+                self._last_other = number
             if len(events) > self._max_events or self._text > self._max_text:
                 self._forget()
-            if event != "output":
-                self._last_other = number
             if self._watched:
                 self._changed.notify_all()
-                if event != "output":
+                if not output:
                     self._other.notify_all()
 
     def _forget(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from bgpy.tasks.workspace.backends import Order
@@ -53,7 +54,7 @@ class JobState(str, enum.Enum):
         self.text = value
         self.ended = value not in ("queued", "running", "held")
         self.result = value == "done" if self.ended else None
-        self.told = {"state": value, "result": self.result, "error": None}
+        self.told = MappingProxyType({"state": value, "result": self.result, "error": None})
 
     __hash__ = str.__hash__  # an enum's own one runs Python code
 

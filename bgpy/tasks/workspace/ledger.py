@@ -11,7 +11,8 @@ from itertools import islice
 from typing import Any
 
 from bgpy.errors import RefusedError, StoreError
-from bgpy.tasks.workspace.jobs import Identity, JobEvent, JobRecord, JobState, Tail, next_state
+from bgpy.tasks.workspace.calls import Call
+from bgpy.tasks.workspace.jobs import TRANSITIONS, Identity, JobEvent, JobRecord, JobState, Tail, next_state
 from bgpy.tasks.workspace.records import Change, NumbersReserved
 from bgpy.tasks.workspace.values import Value
 
@@ -23,6 +24,7 @@ MAX_UNKEPT_VALUE = 64 << 10
 #: Numbers that are set aside at once for jobs that the store does not have.
 RESERVED = 1000
 _RUNNING = JobState.RUNNING  # members are slow to look up
+_new_tuple = tuple.__new__
 
 
 class Ledger:
@@ -130,9 +132,10 @@ class Ledger:
 
     def move(self, record: JobRecord, event: JobEvent) -> None:
         """Move a job to its next state."""
-        self.counts[record.state] -= 1
-        record.state = next_state(record.state, event)
-        self.counts[record.state] += 1
+        before, counts = record.state, self.counts
+        record.state = after = TRANSITIONS.get((before, event)) or next_state(before, event)
+        counts[before] -= 1
+        counts[after] += 1
 
     def end(self, number: int, event: JobEvent, now: float, type_name: str = "", message: str = "") -> None:
         """Move a job to its end, which nobody hears of before `settle`."""
@@ -141,7 +144,9 @@ class Ledger:
         self.move(record, event)
         record.ended = now
         if record.call is not None:
-            record.call = record.call._replace(argument={})  # it may be large, and is of no more use
+            # Without its argument: it may be large, and is of no more use.
+            host, method, _, batch, kept = record.call
+            record.call = _new_tuple(Call, (host, method, {}, batch, kept))
         if type_name:
             record.error = {"type": type_name, "message": message, "traceback": ""}
         if before is _RUNNING:

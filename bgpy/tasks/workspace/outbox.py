@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bgpy.tasks.workspace.backends import Backend
 from bgpy.tasks.workspace.instructions import Instruction
 from bgpy.tasks.workspace.jobs import JobRecord
+from bgpy.tasks.workspace.ledger import MAX_UNKEPT_VALUE
 
 #: What is called with a job's record; must not block.
 Then = Callable[[JobRecord], object]
+_new_tuple = tuple.__new__
 
 
 class Tell(NamedTuple):
@@ -26,9 +27,20 @@ class Tell(NamedTuple):
 
 
 class Waiters:
-    """Who is to be told of the ends of jobs. Not thread-safe."""
+    """
+    Who is to be told of the ends of jobs. Not thread-safe.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    let_go
+        Told last, where memory may have something of a job that need not stay there.
+    keeps
+        Whether there is a store.
+    """
+
+    def __init__(self, let_go: Then, keeps: bool) -> None:
+        self._let_go = let_go
+        self._keeps = keeps
         self._then: dict[int, list[Then]] = {}
 
     def add(self, number: int, then: Then) -> None:
@@ -47,7 +59,14 @@ class Waiters:
 
     def take(self, number: int, record: JobRecord) -> list[Tell]:
         """Return all that wait for a job, who are forgotten here."""
-        return [Tell(then, record) for then in self._then.pop(number, ())]
+        return [_new_tuple(Tell, (then, record)) for then in self._then.pop(number, ())]
+
+    def settle(self, record: JobRecord) -> list[Tell]:
+        """Return all that wait for a job which has ended, and behind them who lets go what is large."""
+        tells = self.take(record.number, record)
+        if self._keeps if record.kept else record.size(MAX_UNKEPT_VALUE) > MAX_UNKEPT_VALUE:
+            tells.append(Tell(self._let_go, record))
+        return tells
 
     def take_all(self, record_of: Callable[[int], JobRecord]) -> list[Tell]:
         """As `take`, of every job, whose record is told."""
@@ -69,7 +88,7 @@ class Outbox:
     def __init__(self, lock: threading.Lock, carry_out: Callable[[Instruction, Backend | None], None]) -> None:
         self._lock = lock
         self._carry_out = carry_out
-        self._waiting: deque[tuple[Instruction | Tell, Backend | None]] = deque()
+        self._waiting: list[tuple[Instruction | Tell, Backend | None]] = []
         self._busy = False
 
     def put(self, instruction: Instruction, backend: Backend | None) -> None:
@@ -84,25 +103,27 @@ class Outbox:
 
     def empty(self) -> None:
         """Carry out all that there is, unless another thread does so."""
-        waiting = self._waiting
-        if not waiting:
+        if not self._waiting:
             return  # seen without the lock: what this thread has put in is there, or another one has taken it
         with self._lock:
-            if self._busy or not waiting:
+            if self._busy or not self._waiting:
                 return
             self._busy = True
-            instruction, backend = waiting.popleft()
-        while True:
-            try:
-                if isinstance(instruction, Tell):
-                    instruction.then(instruction.record)
-                else:
-                    self._carry_out(instruction, backend)
-            except Exception:
-                # One that fails must not keep the others from being carried out.
-                logging.getLogger("bgpy.workspace").exception("Could not %r", instruction)
+            batch = self._take()
+        while batch:
+            for instruction, backend in batch:
+                try:
+                    if type(instruction) is Tell:
+                        instruction.then(instruction.record)
+                    else:
+                        self._carry_out(instruction, backend)  # type: ignore[arg-type]  # no Tell
+                except Exception:
+                    # One that fails must not keep the others from being carried out.
+                    logging.getLogger("bgpy.workspace").exception("Could not %r", instruction)
             with self._lock:
-                if not waiting:
-                    self._busy = False
-                    return
-                instruction, backend = waiting.popleft()
+                batch = self._take()
+                self._busy = bool(batch)
+
+    def _take(self) -> list[tuple[Instruction | Tell, Backend | None]]:
+        batch, self._waiting = self._waiting, []
+        return batch

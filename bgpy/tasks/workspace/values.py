@@ -37,14 +37,17 @@ class Packed:
     @property
     def size(self) -> int:
         """How many bytes it has."""
-        return sum(memoryview(part).nbytes for part in (self.pickle, *self.buffers))
+        size = len(self.pickle)  # bytes, or a view of bytes
+        if self.buffers:
+            size += sum(memoryview(buffer).nbytes for buffer in self.buffers)
+        return size
 
     def open(self) -> Any:
         """Unpickle the value; raises SerializationError. Runs whatever code it asks for."""
         return load(self.pickle, self.buffers)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Packed, (pickle.PickleBuffer(self.pickle), tuple(pickle.PickleBuffer(buffer) for buffer in self.buffers))
+        return Packed, (pickle.PickleBuffer(self.pickle), tuple(map(pickle.PickleBuffer, self.buffers)))
 
 
 class Value(NamedTuple):
@@ -70,8 +73,8 @@ class Value(NamedTuple):
 
     def size(self, enough: int) -> int:
         """Return about how many bytes it has; where they are more than `enough`, no more than that is looked at."""
-        left = enough - (0 if self.packed is None else self.packed.size)
-        return enough - _weigh(self.json, left)
+        size = 0 if self.packed is None else self.packed.size
+        return size if self.json is None else enough - _weigh(self.json, enough - size)
 
 
 #: What an item of plain data counts for.

@@ -29,7 +29,7 @@ from bgpy.tasks.workspace.instructions import (
     StartWorker,
 )
 from bgpy.tasks.workspace.jobs import Identity, JobRecord, JobState
-from bgpy.tasks.workspace.ledger import MAX_UNKEPT_VALUE, Ledger
+from bgpy.tasks.workspace.ledger import Ledger
 from bgpy.tasks.workspace.means import Gate, Means, Options
 from bgpy.tasks.workspace.outbox import Outbox, Tell, Then, Waiters
 from bgpy.tasks.workspace.queue import JobQueue
@@ -68,7 +68,7 @@ class Workspace:
         self._outbox = Outbox(self._lock, self._carry_out)
         self._perform = self._outbox.empty
         self._acknowledgements: dict[int, Gate] = {}
-        self._waiters = Waiters()
+        self._waiters = Waiters(self._let_go, means.keeps)
         self._gone = Gate()
         self._ear: Ear | None = None
         self._backend: Backend | None = None
@@ -386,24 +386,24 @@ class Workspace:
             return ()
         urgent: list[Interrupt | Kill] = []
         tells: list[Tell] = []
-        now = time.time()
+        announced: list[Announce] = []
         for instruction in instructions:
             if type(instruction) is Announce:
-                self.log.add(instruction.event, instruction.job, now, instruction.details)
+                announced.append(instruction)
+            elif type(instruction) is Settle:
+                tells += self._waiters.settle(self._queue.jobs[instruction.number])
             elif type(instruction) is Acknowledge:
                 if instruction.error is not None:
                     self._waiters.drop(instruction.number)  # there is no such job, and its end will never be told
                 self._acknowledgements.pop(instruction.number).open(instruction.error)
-            elif type(instruction) is Settle:
-                record = self._queue.jobs[instruction.number]
-                tells += self._waiters.take(record.number, record)
-                if self._means.keeps if record.kept else record.size(MAX_UNKEPT_VALUE) > MAX_UNKEPT_VALUE:
-                    tells.append(Tell(self._let_go, record))
             elif type(instruction) is Interrupt or type(instruction) is Kill:
                 urgent.append(instruction)
             else:
                 self._outbox.put(instruction, self._backend)
-        self._outbox.put_all(tells)  # the worker has its next job first
+        if announced:
+            self.log.add_all(announced, time.time())
+        if tells:
+            self._outbox.put_all(tells)  # the worker has its next job first
         return urgent
 
     def _let_go(self, record: JobRecord) -> None:

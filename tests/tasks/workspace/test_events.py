@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from bgpy.tasks.workspace import events
 from bgpy.tasks.workspace.events import MAX_JOINED, EventLog
+from bgpy.tasks.workspace.jobs import JobState
 
 
 def log_of(count: int, **limits: int) -> EventLog:
@@ -55,6 +57,24 @@ def test_a_flood_of_text_takes_the_place_of_what_is_old() -> None:
     assert [event["number"] for event in log.watch(0).next(0, 0.0)[1:]] == [48, 49, 50]
     log.add("finished", 0, 0.0, {"error": {"traceback": "x" * 1000}})
     assert [event["number"] for event in log.watch(0).next(0, 0.0)[1:]] == [51]
+
+
+def test_details_that_events_share_take_no_room_and_are_told_as_any() -> None:
+    log = EventLog(max_text=100)
+    log.add_all([("finished", number, JobState.DONE.told) for number in range(50)], 1.0)
+    log.add("progress", 0, 2.0, {"text": "x" * 99})
+    events = log.watch(0).next(0, 0.0)
+    assert [event["number"] for event in events] == list(range(1, 52))
+    assert events[49] == {
+        "event": "finished",
+        "number": 50,
+        "time": 1.0,
+        "job": 49,
+        "state": "done",
+        "result": True,
+        "error": None,
+    }
+    assert json.dumps(events)
 
 
 def test_output_that_waits_comes_joined_and_has_the_number_of_the_last() -> None:
