@@ -1,8 +1,8 @@
 """
 Bytes over a connected socket, plain or under TLS, with every wait bounded by the caller.
 
-A wire knows nothing of frames. Reads and writes may come from two threads at once; two writers may not: an answer holds the
-lock of its lane while it sends.
+A wire knows nothing of frames. Reads and writes may come from two threads at once; two writers may not: an answer holds its own
+lock while it sends.
 """
 
 from __future__ import annotations

@@ -60,8 +60,7 @@ class Answer:
     """
     The numbered parts of the answer to one request, on their way and kept for a resume. Thread-safe.
 
-    Sending holds the lock of the lane, so that parts leave in their order, a replay cannot overtake them, and an answer that is
-    still on its way out lets the next one wait.
+    Sending holds this answer's lock, so that parts leave in their order and a replay cannot overtake them.
 
     Attributes
     ----------
@@ -83,11 +82,11 @@ class Answer:
         "number",
     )
 
-    def __init__(self, table: LaneTable, lock: threading.Lock, number: int, outlet: Outlet) -> None:
+    def __init__(self, table: LaneTable, number: int, outlet: Outlet) -> None:
         self.ended = False
         self.number = number
         self._table = table
-        self._lock = lock
+        self._lock = threading.Lock()
         self._outlet: Outlet | None = outlet
         self._claimant: Outlet | None = None
         self._next_part = 0
@@ -191,18 +190,13 @@ class Answer:
 
 
 class Lane:
-    """
-    One lane of one client: the last number that was claimed, its answer, and the connection that may claim.
+    """One lane of one client: the last number that was claimed, its answer, and the connection that may claim."""
 
-    Its lock is held by whoever sends an answer.
-    """
-
-    __slots__ = ("answer", "client_id", "index", "lock", "number", "owner")
+    __slots__ = ("answer", "client_id", "index", "number", "owner")
 
     def __init__(self, client_id: bytes, index: int) -> None:
         self.client_id = client_id
         self.index = index
-        self.lock = threading.Lock()
         self.number = 0
         self.answer: Answer | None = None
         self.owner: Outlet | None = None
@@ -297,7 +291,7 @@ class LaneTable:
                 if previous is not None and (self._large or not previous.ended):
                     self._settle(lane)
                 lane.number = number
-                answer = lane.answer = Answer(self, lane.lock, number, owner)
+                answer = lane.answer = Answer(self, number, owner)
                 return FRESH, answer
             if number == lane.number and lane.answer is not None:
                 lane.answer.claimed(owner)

@@ -223,7 +223,7 @@ def test_a_client_that_leaves_while_an_answer_goes_out_is_no_error_of_the_task(s
         def _outlet(self, value: Link | None) -> None:
             self.found = value
 
-    answer = Leaving(server.table, server.lane.lock, 1, server.link)
+    answer = Leaving(server.table, 1, server.link)
     answer.send(OK, 0, payload())
     assert server.link.parts in ([], [(0, b"answer")])
     back = Link()
@@ -269,19 +269,6 @@ def test_a_send_that_is_stuck_on_the_old_connection_does_not_hold_up_the_new_one
     back = server.come_back()
     thread.join()
     assert back.parts == [(0, b"answer")]
-
-
-def test_two_answers_of_one_lane_do_not_write_at_once() -> None:
-    """A client may send a request before the last one has its answer; a task that defers then answers from its own thread."""
-    server = Server()
-    held: list[bool] = []
-    server.link = Link(lambda: held.append(not server.lane.lock.acquire(blocking=False)))
-    server.attach(server.link)
-    first = server.claim(1)
-    first.send(OK, FLAG_MORE, payload(b"1"))
-    server.claim(2).send(OK, 0, payload(b"2"))
-    assert held == [True, True]
-    assert not server.lane.lock.locked()
 
 
 def test_an_answer_that_is_dropped_while_a_part_is_added_is_no_error_of_the_task(server: Server) -> None:
