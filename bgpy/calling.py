@@ -16,7 +16,7 @@ from bgpy.protocol.calls import GRACE
 from bgpy.protocol.exchange import Open
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
 from bgpy.protocol.messages import MessageType
-from bgpy.system import machine_identity
+from bgpy.system import call_after_fork, machine_identity
 from bgpy.tls import Tls, choose_context
 from bgpy.token import find_token
 
@@ -97,11 +97,20 @@ class Caller:
         #: The server that this client belongs to, where it was found by name: any other is refused.
         self._instance = _instance
         self._begin()
+        call_after_fork(self, Caller._begin_anew)
 
     def _begin(self) -> None:
         """Become a client that the server has never seen."""
         #: Names this client, in one process, to the server: its lanes' numbers are counted under it.
         self._id = os.urandom(16)
+
+    def _begin_anew(self) -> None:
+        # In a forked child: two processes that share lanes would claim each other's numbers, and get each other's answers.
+        self._abandon()
+        self._begin()
+
+    def _abandon(self) -> None:
+        """Let go of the connections, which are the parent's; in a forked child."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.host!r}, {self.port})"

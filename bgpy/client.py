@@ -41,7 +41,6 @@ from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, Frame, Fra
 from bgpy.protocol.handshake import Admission, Opening
 from bgpy.protocol.messages import REQUEST, STATUS, dump_plain
 from bgpy.protocol.states import State
-from bgpy.system import call_after_fork
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -79,13 +78,10 @@ class Client(Caller):
         super()._begin()
         self._pool: LanePool[Connection] = LanePool(self._max_connections)
         self._status_pool: LanePool[Connection] = LanePool(1, STATUS_LANE)
-        call_after_fork(self, Client._begin_anew)
 
-    def _begin_anew(self) -> None:
-        # In a forked child: two processes that share lanes would claim each other's numbers.
+    def _abandon(self) -> None:
         self._status_pool.abandon()
         self._pool.abandon()
-        self._begin()
 
     def __enter__(self) -> Client:
         return self

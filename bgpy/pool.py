@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from heapq import heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
@@ -177,9 +178,17 @@ class LanePool(Lanes[C]):
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """Close every connection, in use or not, without a lock: for a forked child, where the threads that hold it are gone."""
+        """
+        Close every connection, in use or not: for a forked child, where the threads that hold the lock, or wait, are gone.
+
+        Who still has a lane, a stream that was under way, can give it back.
+        """
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0
         for lane in self._all.values():
-            lane.drop()
+            with suppress(OSError):  # closed already, by who closes all descriptors of a child
+                lane.drop()
 
     def _wait_for_lane(self, timeout: float | None) -> PoolLane[C]:
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -228,6 +228,20 @@ def test_a_forked_child_closes_its_copies_though_the_lock_is_held_by_a_thread_th
     assert [connection.closed for connection in connections if connection] == [1, 1]
 
 
+def test_a_lane_of_an_abandoned_pool_can_be_given_back_though_the_threads_that_wait_there_are_gone() -> None:
+    """The end of a stream hung in the child: the lock of the parent's pool was held by a thread that was not there."""
+    pool = pool_of(1)
+    lane = pool.take(None)
+    pool._lock.acquire()
+    pool._waiting = 1
+    pool.abandon()
+    for lane.draining in (False, True):
+        thread = threading.Thread(target=pool.give_back, args=(lane,), daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 @pytest.mark.usefixtures("fast_switches")
 def test_no_lane_is_ever_with_two_threads() -> None:
     pool = pool_of(3)

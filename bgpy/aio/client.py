@@ -52,6 +52,7 @@ class AsyncClient(Caller):
 
     No connection is made before the first request, which also decides which event loop the client belongs to; used from another
     one it raises RuntimeError. Cancelling a coroutine that waits here gives up its wait, not the request: that may still run.
+    In a forked child it becomes a client of its own, which belongs to no event loop yet.
 
     Parameters
     ----------

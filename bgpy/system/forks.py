@@ -28,9 +28,18 @@ def _owners() -> WeakValueDictionary[tuple[int, Callable[[Any], None]], Any]:
     owners: WeakValueDictionary[tuple[int, Callable[[Any], None]], Any] = WeakValueDictionary()
 
     def call_all() -> None:
+        failure: Exception | None = None
         for (_, step), owner in list(owners.items()):
-            step(owner)
+            try:
+                step(owner)
+            except Exception as error:  # noqa: BLE001 - the others must not go on as the parent
+                failure = failure or error
+        if failure is not None:
+            raise failure  # Python prints it
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=call_all)
     return owners
+
+
+_owners()  # at the import: hooks run in the order in which they were registered, and one of the user's may use an owner
