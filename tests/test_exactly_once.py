@@ -46,20 +46,22 @@ def sizes(server: Served, proxy: Proxy) -> tuple[list[int], list[int]]:
     return [a - b for a, b in zip(whole, alone, strict=True)], whole
 
 
-def test_a_thousand_requests_count_a_thousand_with_the_connection_cut_at_every_byte(server: Served, proxy: Proxy) -> None:
+def test_a_thousand_requests_and_more_are_each_counted_once_with_the_connection_cut_at_every_byte(
+    server: Served, proxy: Proxy
+) -> None:
     """Each offset of opening, request and answer, with an end of the stream or a reset, each time on a new connection."""
     _, whole = sizes(server, proxy)
     plans = [Plan(to_server=offset) for offset in range(whole[0] + 1)] + [
         Plan(to_client=offset) for offset in range(whole[1] + 1)
     ]
-    plans = (plans + [plan._replace(reset=True) for plan in plans])[:1000]
-    plans += plans[: 1000 - len(plans)]
+    plans += [plan._replace(reset=True) for plan in plans]
+    plans += plans[: max(0, 1000 - len(plans))]
     for number, plan in enumerate(plans, 1):
         proxy.plan(plan)
         with server.client(port=proxy.port, timeout=20) as client:
             assert client.execute({"add": 1}, await_response=True) == {"count": number}, plan
         assert proxy.has_cut.wait(10), plan
-    assert server.client().execute({}, await_response=True) == {"count": 1000}
+    assert server.client().execute({}, await_response=True) == {"count": len(plans)}
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -112,16 +114,20 @@ def speak(client_socket: ClientSocket, state: dict[str, Any], args: Args) -> dic
     return {"count": state["count"] + 1}
 
 
-def test_parts_of_a_stream_are_neither_lost_nor_doubled_with_its_answer_cut_at_every_byte() -> None:
+def test_parts_of_a_stream_are_neither_lost_nor_doubled_with_it_cut_at_every_byte() -> None:
+    """Each offset of opening, request and parts; every other one with a reset, and of the answer each second cut soon again."""
     with running_server(tasks(speak, lambda: {"count": 0}, lambda *a: None)) as server, Proxy(server.port) as proxy:
         with server.client(port=proxy.port) as client:
             assert len(list(client.stream({"parts": 7}))) == 7
             whole = proxy.sent()
-        for offset in range(whole[1] + 1):
-            proxy.plan(Plan(to_client=offset), Plan(to_client=max(offset, 200)))
-            with server.client(port=proxy.port) as client:
-                assert [part["part"] for part in client.stream({"parts": 7})] == list(range(7)), offset
-        assert server.client().status()["requests"] == whole[1] + 3  # with the status request itself
+        cuts = [(Plan(to_server=offset), Plan()) for offset in range(whole[0] + 1)]
+        cuts += [(Plan(to_client=offset), Plan(to_client=max(offset, 200))) for offset in range(whole[1] + 1)]
+        for number, (first, second) in enumerate(cuts):
+            plans = [plan._replace(reset=number % 2 == 1) for plan in (first, second)]
+            proxy.plan(*plans)
+            with server.client(port=proxy.port, timeout=20) as client:
+                assert [part["part"] for part in client.stream({"parts": 7})] == list(range(7)), plans
+        assert server.client().status()["requests"] == len(cuts) + 2  # with the status request itself
 
 
 def test_confirmations_are_cut_at_every_byte_and_each_unawaited_request_runs_once(server: Served, proxy: Proxy) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bgpy.protocol import frames, handshake
+from bgpy.protocol import frames, handshake, lanes
 from bgpy.protocol.calls import STATUS_LANE, execute_call, execute_flags, read_answer
 from bgpy.protocol.frames import FrameMac, FrameReader, encode_frame
 from bgpy.protocol.handshake import (
@@ -193,3 +193,7 @@ def test_what_else_the_page_counts() -> None:
     assert f"Lane {STATUS_LANE}" in PAGE
     assert f"at most {frames.MAX_BUFFERS:,}" in PAGE
     assert f"version {handshake.VERSION}:" in PAGE
+    large, total = lanes._LARGE_ANSWER >> 10, lanes.MAX_KEPT_TOTAL >> 20
+    assert f"Kept answers of more than {large} KiB may take {total} MiB together" in PAGE
+    assert PAGE.count(f"up to {lanes.MAX_KEPT_BUFFERS >> 20} MiB") == 2  # the parts of a stream, and the buffers
+    assert f"where more than {lanes.MAX_DEPARTED_CLIENTS:,} have left" in PAGE
