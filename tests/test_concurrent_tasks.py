@@ -90,6 +90,25 @@ def test_a_deferred_request_that_nobody_answers_ends_at_its_deadline(later: tupl
         later[0].sockets[0].respond({"too": "late"})
 
 
+def test_a_client_that_does_not_read_its_stream_holds_up_no_deadline_but_its_own(later: tuple[Later, Served]) -> None:
+    """One thread sees to all deadlines: it waited for the part that was stuck with that client."""
+    large = {"large": bytearray(64 << 20)}
+    stream = later[1].client().stream({"how": "defer", "timeout": 0.5})
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(next, stream)
+        assert later[0].deferred.acquire(timeout=20)
+        later[0].sockets[0].respond({"first": 1}, more=True)
+        assert first.result(20) == {"first": 1}
+        stuck = threads.submit(later[0].sockets[0].respond, large, more=True)
+        with pytest.raises(NoResponseError):
+            later[1].client().execute({"how": "defer", "timeout": 1}, await_response=True, timeout=8)
+        assert not stuck.done()
+        assert next(stream) == large
+        with pytest.raises(NoResponseError):
+            next(stream)
+        stuck.result(20)
+
+
 def test_a_concurrent_task_that_raises_or_does_not_respond_is_told_at_once(later: tuple[Later, Served]) -> None:
     client = later[1].client()
     with pytest.raises(RemoteError, match="instead of deferring"):

@@ -327,6 +327,32 @@ def test_what_is_still_deferred_at_the_end_is_told_to_be_lost() -> None:
         assert caught.value.executed is True
 
 
+def test_a_client_that_does_not_read_its_stream_does_not_hold_up_the_end() -> None:
+    """The end waited for the part that was stuck with that client: its own answer was never sent."""
+    waiting: list[ClientSocket] = []
+    deferred = threading.Event()
+
+    def run(client_socket: ClientSocket, state: State, args: Args) -> None:
+        client_socket.defer()
+        waiting.append(client_socket)
+        deferred.set()
+
+    def end(client_socket: ClientSocket, state: State, args: Args) -> None:
+        client_socket.respond({"exit": "task ran"})
+
+    with running_server(tasks(concurrent(run), exit_task=end)) as server:
+        stream = server.client().stream({})
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(next, stream)
+            assert deferred.wait(20)
+            waiting[0].respond({"first": 1}, more=True)
+            assert first.result(20) == {"first": 1}
+            stuck = threads.submit(waiting[0].respond, {"large": bytearray(64 << 20)}, more=True)
+            assert server.client().terminate(await_response=True, timeout=2) == {"exit": "task ran"}
+            stream.close()  # type: ignore[attr-defined]  # a generator
+            stuck.result(20)
+
+
 def test_the_port_is_free_when_terminate_returns() -> None:
     with running_server() as first:
         port = first.port

@@ -99,6 +99,11 @@ class Answer:
         """Whether a part sent now would go to a connection, as far as anybody knows."""
         return self._outlet is not None
 
+    @property
+    def sending(self) -> bool:
+        """Whether a part is on its way out now."""
+        return self._lock.locked()
+
     def send(self, kind: int, flags: int, payload: PayloadFields) -> None:
         """
         Send the next part, or keep it where the client is away; blocks while the connection takes it.

@@ -18,6 +18,8 @@ from bgpy.sockets import ClientSocket
 
 #: Seconds on top of both after which the watchdog ends a process that does not end by itself.
 _WATCHDOG_MARGIN = 2.0
+#: Seconds for the clients of deferred streams to read what they are still sent.
+_LAST_WORDS = 1.0
 
 
 class Outcome(NamedTuple):
@@ -108,11 +110,20 @@ class Ending:
         else:
             log.error("The exit task is skipped: the state was still in use after %g s", grace)
             outcome = Outcome(True, None)
-        for pending in self._service.deadlines.close():
-            if isinstance(pending, Request):
-                pending.fail(AnswerLostError("the server ended before the work was finished"))
+        self._fail_deferred()
         self._stopped()
         return outcome
+
+    def _fail_deferred(self) -> None:
+        """Tell all that nobody will answer any more; who does not read in time hears it from the end of the connection."""
+        late = []
+        for pending in self._service.deadlines.close():
+            if isinstance(pending, Request):
+                late.append(pending.fail_aside(AnswerLostError("the server ended before the work was finished")))
+        until = time.monotonic() + _LAST_WORDS
+        for thread in late:
+            if thread is not None:
+                thread.join(max(until - time.monotonic(), 0.0))
 
     def _answer(self, request: Request, held: HeldAnswer, outcome: Outcome, grace: float) -> None:
         failure: BgpyError | None = None

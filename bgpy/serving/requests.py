@@ -4,11 +4,12 @@ One request on the server: its answer, and what becomes of it.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from bgpy.errors import BgpyError, LocalProtocolError, NoResponseError, RemoteError, SerializationError
 from bgpy.protocol.failures import dump_failure
-from bgpy.protocol.frames import FLAG_AWAIT, FLAG_BY_VALUE, FLAG_CONFIRM, FLAG_MORE, FrameFields, frame_size
+from bgpy.protocol.frames import FLAG_AWAIT, FLAG_BY_VALUE, FLAG_CONFIRM, FLAG_MORE, FLAG_STREAM, FrameFields, frame_size
 from bgpy.protocol.handshake import Opening, own_python
 from bgpy.protocol.lanes import Answer, Lane
 from bgpy.protocol.messages import MessageType, Payload, PayloadFields, dump, load
@@ -111,8 +112,22 @@ class Request(ClientSocket):
             self._send(MessageType.END, 0, _NOTHING)
 
     def expire(self) -> None:
-        """Settle a deferred request whose deadline has passed."""
-        self.fail(NoResponseError())
+        """Settle a deferred request whose deadline has passed; does not wait for its client."""
+        self.fail_aside(NoResponseError())
+
+    def fail_aside(self, failure: BgpyError) -> threading.Thread | None:
+        """
+        Fail a deferred request without waiting for its client, which may have stopped reading what came before.
+
+        Returns the thread that does it, where something is on its way out or may be: one for each such request, and it ends with
+        the progress of its connection. None where it is done.
+        """
+        if not (self.flags & FLAG_STREAM or self.answer.sending):
+            self.fail(failure)
+            return None
+        thread = threading.Thread(target=self.fail, args=(failure,), name="bgpy-late-failure", daemon=True)
+        thread.start()
+        return thread
 
     def _too_large(self, payload: Payload) -> bool:
         return self._opening is not None and frame_size(payload.pickle, payload.buffers) > self._opening.peer_max_size

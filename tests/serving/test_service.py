@@ -29,6 +29,7 @@ class FakeAnswer:
     """Keep the parts of an answer."""
 
     connected = True
+    sending = False
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
