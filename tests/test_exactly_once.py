@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 from support.proxies import Plan, Proxy
-from support.servers import Served, background_server, count, running_server, tasks
+from support.servers import Served, background_server, count, dial, running_server, tasks
 
 from bgpy.client import Client
 from bgpy.errors import AnswerLostError, ConnectionLostError
+from bgpy.protocol.calls import execute_flags, read_answer
 from bgpy.protocol.handshake import View
+from bgpy.protocol.lanes import Answer, Lane, LaneTable, Outlet, Verdict
+from bgpy.protocol.messages import MessageType, dump
 from bgpy.sockets import ClientSocket
 
 Args = dict[str, Any]
@@ -208,6 +212,34 @@ class Gate:
         self.begun.set()
         assert self.open.wait(20)
         return count(client_socket, state, args)
+
+
+def test_a_new_request_of_a_connection_that_has_lost_its_lane_does_not_run(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had arrived as a whole when the lane went to another connection, and its number is new: only the fence keeps it out."""
+    arrived, go_on = threading.Event(), threading.Event()
+    verdicts: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
+    claim = LaneTable.claim
+
+    def late(table: LaneTable, lane: Lane, owner: Outlet, number: int) -> tuple[Verdict, Answer | None]:
+        if not arrived.is_set():
+            arrived.set()
+            assert go_on.wait(20)
+        claimed = claim(table, lane, owner, number)
+        verdicts.put(claimed[0])
+        return claimed
+
+    monkeypatch.setattr(LaneTable, "claim", late)
+    request = MessageType.EXEC, execute_flags(True), 0, 1, dump({"add": 1})
+    with dial(server.port) as old:
+        assert old.send_frame(*request)
+        assert arrived.wait(20)
+        with dial(server.port) as new:
+            go_on.set()
+            assert verdicts.get(timeout=20) is Verdict.FENCED
+            assert new.send_frame(*request)
+            assert read_answer({}, new.receive()) == {"count": 1}
 
 
 @pytest.mark.parametrize("method", ["execute", "submit"])
