@@ -197,7 +197,7 @@ subprocess.Popen([sys.executable, '-c', code], start_new_session=True)
 if not os.fork():
     os.setsid()
     if not os.fork():
-        print(os.getpid(), flush=True)
+        os.write(1, b'%d\\n' % os.getpid())  # number and newline in one piece: the others write too
         import signal
         signal.pause()
     os._exit(0)
