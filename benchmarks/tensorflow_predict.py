@@ -34,7 +34,9 @@ from predict_peers import KINDS, Peer, install
 from predict_roles import Role
 
 FLOOR = "in process, NumPy"
+TENSORS = "in process, tensors"
 PYTHON = "bgpy, threads"
+ASYNCIO = "bgpy, asyncio"
 JSON_FORMS = ("bgpy, /v1 JSON", "bgpy, /v2 JSON")
 ONE_AND_MANY = (1, 32)
 GROWTH = 0.1
@@ -80,7 +82,7 @@ class Bench:
 
     def add_floor(self, floor: Role) -> None:
         """Measure the signature in process."""
-        for system, kind in ((FLOOR, "numpy"), ("in process, tensors", "tensor")):
+        for system, kind in ((FLOOR, "numpy"), (TENSORS, "tensor")):
             for batch in BATCHES:
                 self._add(Cell(system, batch, 1), floor, kind=kind, batch=batch)
 
@@ -153,15 +155,11 @@ def asked_lines(found: dict[Cell, list[dict[str, Any]]], peers: list[str]) -> li
     def compare(cell: Cell, base: Cell) -> float:
         return ratio({"cell": rates[cell], "base": rates[base]}, "cell", "base")
 
-    def floor(batch: int) -> Cell:
-        return Cell(FLOOR, batch, 1)
-
-    lines = [
-        Line("Python client, batch 32, 4 in flight / floor, calls/s", 0.7, compare(Cell(PYTHON, 32, 4), floor(32))),
-        Line("Python client, batch 1, concurrency 32 / floor one at a time", 1.0, compare(Cell(PYTHON, 1, 32), floor(1))),
-    ]
-    tensors = compare(Cell(PYTHON, 1, 32), Cell("in process, tensors", 1, 1))
-    lines.append(Line("the same / floor that takes and gives tensors", 1.0, tensors))
+    lines = [Line("Python client, batch 32, 4 in flight / floor, calls/s", 0.7, compare(Cell(PYTHON, 32, 4), Cell(FLOOR, 32, 1)))]
+    for system in (PYTHON, ASYNCIO):
+        for floor in (FLOOR, TENSORS):
+            text = f"{system}, batch 1, concurrency 32 / one at a time {floor}"
+            lines.append(Line(text, 1.0, compare(Cell(system, 1, 32), Cell(floor, 1, 1))))
     many = {name: Cell(name, 1, 32) for name in peers}
     for form in JSON_FORMS:
         if many:
@@ -206,7 +204,7 @@ class Stage:
         bench.add_http("client's limit", self.client, self.trivial.ready["port"], "/trivial", "v1")
         bench.add_floor(stack.enter_context(Role("floor", path=path)))
         bench.add_python(PYTHON, self.threads)
-        bench.add_python("bgpy, asyncio", self.tasks)
+        bench.add_python(ASYNCIO, self.tasks)
         port = self.bgpy.gateway_port
         bench.add_http("bgpy, /v2 binary", self.client, port, f"/v2/models/{model}/infer", "v2 binary")
         bench.add_http("bgpy, /v2 JSON", self.client, port, f"/v2/models/{model}/infer", "v2")

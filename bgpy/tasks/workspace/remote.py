@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bgpy.errors import JobFailedError, RefusedError, RequestTimeoutError, SerializationError, WorkspaceNotFoundError
+from bgpy.protocol.messages import Data
 from bgpy.tasks.workspace.jobs import JobState
 from bgpy.tasks.workspace.values import Packed
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _LONGEST_WAIT = 3600.0
 #: Seconds without a word, three signs of life, after which a watcher gives up.
 _SILENCE = 60.0
+#: A message of nothing but these, a prediction for one, need not be looked through for what cannot travel by name.
+_CLOSED = frozenset({Packed, str, int, float, bool, type(None)})
 
 
 class Output(NamedTuple):
@@ -331,7 +334,8 @@ def _message(command: str, name: str | None, fields: dict[str, Any]) -> dict[str
     message = {"command": command, **fields}
     if name is not None:
         message["name"] = name
-    return message
+    kinds = set(map(type, message.values()))
+    return Data(message) if Packed in kinds and kinds <= _CLOSED else message
 
 
 def _result(response: dict[str, Any], name: str | None) -> Any:
