@@ -114,13 +114,18 @@ class Proxy:
                 self._close(link)
 
     def deliver(self) -> bool:
-        """Give the server what was held back last; False where it does not take it any more."""
+        """Give the server what was held back last, and then the end of the stream; False where it does not take it any more."""
         link = self._held[-1]
         try:
             link.server.sendall(link.held)
+            # It may believe this connection to be the client's: where its thread was slow, it has let it in after the one that
+            # was made in its place.
+            link.server.shutdown(socket.SHUT_WR)
             while link.server.recv(4096):
                 pass  # whatever it answers to nobody; then it ends the connection
-        except (BrokenPipeError, ConnectionResetError):
+        except TimeoutError:
+            raise
+        except OSError:
             return False
         return True
 
