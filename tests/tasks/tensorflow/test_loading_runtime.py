@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,3 +79,21 @@ def test_a_session_on_a_gpu_takes_memory_as_it_needs_it_and_runs_elsewhere_what_
 def test_a_session_on_the_cpu_leaves_the_gpus_alone() -> None:
     config = runtime.new_session(PlayedTensorFlow(2), None, "/device:CPU:0")
     assert config.device_count == {"GPU": 0}
+
+
+def test_an_interrupt_waits_for_the_end_of_the_import_which_nobody_can_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tensorflow.py").write_text(
+        "import os, signal\n"
+        "os.write(2, b'I0000 00:00:1.2 3 port.cc:153] noise\\n')\n"
+        "signal.raise_signal(signal.SIGINT)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    del sys.modules["tensorflow"]  # what was there comes back at the end
+    monkeypatch.setattr(runtime, "_prepare_devices", lambda tensorflow: None)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.import_tensorflow()
+    assert sys.modules["tensorflow"].whole
+    assert not capfd.readouterr().err

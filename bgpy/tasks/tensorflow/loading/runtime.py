@@ -9,8 +9,10 @@ import importlib.util
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -38,7 +40,7 @@ def import_tensorflow() -> Any:
         raise MissingExtraError("Deploying a model", "tensorflow")
     # Read once, when the library is loaded. Whoever set it wants to see what it logs.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with contextlib.nullcontext() if "tensorflow" in sys.modules else _starting(), quiet():
+    with _whole(), contextlib.nullcontext() if "tensorflow" in sys.modules else _starting(), quiet():
         import tensorflow
 
         _prepare_devices(tensorflow)
@@ -92,6 +94,26 @@ def _starting() -> Iterator[None]:
             for line in kept:
                 if whole or not _NOISE.match(line):
                     os.write(2, line)
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[None]:
+    """
+    Let an interrupt wait until this is over.
+
+    An import that was broken off is begun anew by the next one, and that TensorFlow does not bear: its classes are registered.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[Any, Any]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came and callable(before):
+        before(*came[0])
 
 
 def check_device(tensorflow: Any, device: str) -> str:
