@@ -274,6 +274,10 @@ def test_a_damaged_saved_model_is_told(two: Path, tmp_path: Path) -> None:
         (torn / damage).write_bytes(b"\xffno such thing")
         with pytest.raises(ModelLoadError, match=r"cannot be loaded as a SavedModel|cannot be read as a checkpoint"):
             load(torn)
+    shutil.copytree(two, tmp_path / "cut")
+    (tmp_path / "cut" / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
+    with pytest.raises(ModelLoadError, match="Read less bytes than requested"):
+        load(tmp_path / "cut")
 
 
 def test_a_saved_model_without_signatures_is_told(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -162,6 +163,8 @@ def read(place: Place, safe_mode: bool) -> Any:
         )
     if place.kind == "weights":
         raise ModelLoadError(f"{place.path} has weights only: deploy the model, then update it with them.")
+    if place.kind == "keras" and not zipfile.is_zipfile(place.path):  # Keras would say that it is not there
+        raise ModelLoadError(f"{place.path} cannot be loaded as a .keras file: it is no zip archive, or not a whole one.")
     if place.kind == "h5" and safe_mode:
         _refuse_code(place.path)
     try:

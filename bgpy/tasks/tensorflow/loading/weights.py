@@ -89,9 +89,10 @@ def shown(key: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the kind of an error and the beginning of what it says."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:500]}" if text else type(error).__name__
+    """Return the kind of an error and the beginning of what it says; what a line with a colon at its end says is in the next."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    end = next((number for number, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    return f"{type(error).__name__}: {' '.join(lines[:end])[:500]}" if lines else type(error).__name__
 
 
 def match(layout: Layout, weights: Weights) -> dict[str, str]:
