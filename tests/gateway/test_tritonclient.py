@@ -124,6 +124,8 @@ def test_what_is_wrong_is_the_clients_own_exception(client: Any) -> None:
     assert status == "400"
     assert "x: float32 [?, 3]" in message
     assert error_of(client.infer, "half", [rows], outputs=[wanted("nothing")])[0] == "400"
+    status, message = error_of(client.infer, "half", [rows], parameters={"signature_name": "nothing"})
+    assert (status, message) == ("400", "The model has no signature 'nothing'. It has 'serving_default', 'sums'.")
     assert error_of(client.infer, "half", [tensor("x", np.array([b"a"], np.object_), "BYTES")])[0] == "400"
     assert error_of(client.get_model_metadata, "nope")[0] == "404"
     assert error_of(client.unload_model, "nope")[0] == "404"

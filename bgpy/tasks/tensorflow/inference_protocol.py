@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from bgpy.errors import ModelInputError, ModelNotFoundError
+from bgpy.errors import ModelInputError
 from bgpy.tasks.tensorflow.bodies import (
     Encoded,
     check_json_size,
@@ -105,9 +105,7 @@ def parse(
     Raises
     ------
     ModelInputError
-        The body breaks the rules.
-    ModelNotFoundError
-        The model has no such signature.
+        The body breaks the rules, or the model has no such signature.
     """
     view = memoryview(body).cast("B")
     head = {"model_name": name, "model_version": str(version)}
@@ -130,7 +128,7 @@ def parse(
 
 def _signature(signatures: Mapping[str, Signature], name: str) -> Signature:
     if name not in signatures:
-        raise ModelNotFoundError(f"The model has no signature {name!r}. It has {', '.join(map(repr, signatures))}.")
+        raise ModelInputError(f"The model has no signature {name!r}. It has {', '.join(map(repr, signatures))}.")
     return signatures[name]
 
 
