@@ -201,6 +201,20 @@ def other_shape(path: Path) -> Path:
     return path
 
 
+def test_weights_of_a_model_with_random_layers_are_taken_without_the_state_of_these(tmp_path: Path) -> None:
+    x = keras.Input((2,), name="x")
+    made = keras.Model(x, keras.layers.Dropout(0.5)(keras.layers.Dense(1, kernel_initializer="ones", name="y")(x)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made.save(tmp_path / "random.keras")
+        made.set_weights([np.full(weight.shape, 3, np.float32) for weight in made.get_weights()])
+        made.save_weights(tmp_path / "random.weights.h5")
+    model = load(tmp_path / "random.keras")
+    update_model(model, str(tmp_path / "random.weights.h5"))
+    assert ask(model, x=[[1, 2]])[0].tolist() == [[12]]
+    model.close()
+
+
 @pytest.mark.parametrize("name", ["new.weights.h5", "new.keras", "new.h5", "export", "checkpoint"])
 def test_weights_of_another_shape_are_told_by_the_first_that_differs(shared: Model, two: Path, tmp_path: Path, name: str) -> None:
     path = other_shape(tmp_path / name)

@@ -106,9 +106,10 @@ def _load_weights(model: Any, path: str) -> None:
             raise ModelLoadError(f"{path} does not fit: {_plain(error)}") from error
         own, given = (text.replace("(", "[").replace(",)", "]").replace(")", "]") for text in (found[1], found[2]))
         raise ModelLoadError(f"Variable {found[3]} has the shape {own} in the model and {given} in {path}.") from error
-    if count != len(model.variables):
+    # Without the states of random generators, as Dropout has: not every Keras writes them.
+    if count not in (len(model.weights), len(model.variables)):
         # Keras warns of some of what it does not find, and goes on.
-        raise ModelLoadError(f"The model has {len(model.variables)} variables and {path} has {count}.")
+        raise ModelLoadError(f"The model has {len(model.weights)} variables and {path} has {count}.")
 
 
 def _count_values(path: str) -> int:
