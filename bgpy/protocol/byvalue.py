@@ -11,6 +11,7 @@ import functools
 import io
 import pickle
 import sys
+import typing
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 from cloudpickle.cloudpickle import _class_setstate, _dynamic_class_reduce  # type: ignore[import-untyped]
 
-from bgpy.protocol.modules import MAIN_MODULES, NeededModules, absolute_name
+from bgpy.protocol.modules import MAIN_MODULES, NAMED_KINDS, NeededModules, absolute_name
 
 
 class ByValuePickler(cloudpickle.CloudPickler):  # type: ignore[misc]
@@ -37,7 +38,7 @@ class ByValuePickler(cloudpickle.CloudPickler):  # type: ignore[misc]
         self.by_value = False
 
     def reducer_override(self, obj: Any) -> Any:
-        """Decide about functions, classes and modules, and about cached functions, which pickle by name only."""
+        """Decide about functions, classes and modules, and about what pickles by name only, or not at all."""
         kind = type(obj)
         if kind is FunctionType:
             return NotImplemented if self.needed.by_name(obj) else self._reduce_function(obj)
@@ -45,8 +46,10 @@ class ByValuePickler(cloudpickle.CloudPickler):  # type: ignore[misc]
             return NotImplemented if self.needed.by_name(obj) else self._reduce_class(obj)
         if issubclass(kind, ModuleType):
             self._note_module(obj)
-        elif kind is functools._lru_cache_wrapper and not self.needed.by_name(obj):
-            return make_cached, (obj.__wrapped__, obj.cache_parameters())
+        elif id(kind) in NAMED_KINDS:
+            return NotImplemented if self.needed.by_name(obj) else self._reduce_named(obj)
+        elif kind is functools.cached_property:
+            return kind, (obj.func,), {"attrname": obj.attrname}  # without the lock that it has before Python 3.12
         elif kind is CodeType:
             self.by_value = True
         else:
@@ -63,6 +66,19 @@ class ByValuePickler(cloudpickle.CloudPickler):  # type: ignore[misc]
         if isinstance(module, str) and module not in MAIN_MODULES and self._is_home(function, module):
             base_globals, slots["__globals__"] = Namespace(module), {}
         return make, (code, base_globals, *rest), (attributes, slots), *tail
+
+    def _reduce_named(self, obj: Any) -> Any:
+        """Reduce something of `NAMED_KINDS` that the other side cannot import."""
+        kind = type(obj)
+        if kind is functools._lru_cache_wrapper:
+            return make_cached, (obj.__wrapped__, obj.cache_parameters())
+        if kind is typing.NewType:
+            return kind, (obj.__name__, obj.__supertype__), {"__module__": obj.__module__, "__qualname__": obj.__qualname__}
+        if kind is typing.TypeVar:
+            return NotImplemented  # cloudpickle knows these
+        if kind.__name__ == "TypeAliasType":
+            return make_alias, (obj.__name__, obj.__value__, obj.__type_params__)
+        return kind, (obj.__name__,)
 
     def _is_home(self, function: FunctionType, name: str) -> bool:
         module = sys.modules.get(name)
@@ -103,6 +119,11 @@ def globals_of(module: str) -> dict[str, Any]:
 def make_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     """Wrap a function in a fresh `functools.lru_cache`. Part of the pickles' format."""
     return functools.lru_cache(**parameters)(function)
+
+
+def make_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+    """Make what ``type NAME = VALUE`` makes. Part of the pickles' format."""
+    return typing.TypeAliasType(name, value, type_params=parameters)  # type: ignore[attr-defined]
 
 
 def fill_class(cls: type, state: Any) -> type:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from bgpy.errors import SerializationError
 from bgpy.protocol.frames import FLAG_AWAIT, brief
-from bgpy.protocol.modules import NeededModules
+from bgpy.protocol.modules import NAMED_KINDS, NeededModules
 from bgpy.protocol.shipped import join, load_with_modules
 
 #: Of a dict of these alone the plain pickle is the whole story; most requests are such dicts.
@@ -121,9 +121,9 @@ class _Pickler(_pickle.Pickler):
     needed: NeededModules
 
     def reducer_override(self, obj: Any) -> Any:
-        """Decide about functions and classes. The C pickler asks for every object that is not of a basic type."""
+        """Decide about functions, classes and the like. The C pickler asks for every object that is not of a basic type."""
         kind = type(obj)
-        if kind is FunctionType or issubclass(kind, type):
+        if kind is FunctionType or issubclass(kind, type) or id(kind) in NAMED_KINDS:
             if not self.needed.by_name(obj):
                 raise ByValue
         else:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import typing
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -23,6 +24,19 @@ MAIN_MODULES = frozenset({"__main__", "__mp_main__"})
 _ON_BOTH_SIDES = MAIN_MODULES | {"bgpy", "cloudpickle"}
 _INSTALL_FOLDERS = frozenset({"site-packages", "dist-packages"})
 _STDLIB = os.path.dirname(os.__file__) + os.sep
+#: The ids of those kinds of objects that have a name of their own, and pickle as nothing but that name.
+NAMED_KINDS = frozenset(
+    id(getattr(home, name))
+    for home, name in (
+        (functools, "_lru_cache_wrapper"),
+        (typing, "NewType"),
+        (typing, "TypeVar"),
+        (typing, "ParamSpec"),
+        (typing, "TypeVarTuple"),
+        (typing, "TypeAliasType"),
+    )
+    if hasattr(home, name)
+)
 
 
 class Shipped(NamedTuple):
@@ -68,13 +82,14 @@ class NeededModules:
         self._kinds: set[int] = set()
 
     def by_name(self, obj: Any) -> bool:
-        """Say whether the other side can import a function or class by its name, and note the module that this needs."""
+        """Say whether the other side can import a function, class or the like by its name, and note the module for that."""
         name = obj.__module__
         module = sys.modules.get(name) if isinstance(name, str) else None
         if module is None or name in MAIN_MODULES:
             return False
         found: Any = module
-        for part in obj.__qualname__.split("."):
+        path = str(getattr(obj, "__qualname__", None) or getattr(obj, "__name__", ""))
+        for part in path.split("."):
             found = getattr(found, part, None)
         return found is obj and self.importable(module, name)
 

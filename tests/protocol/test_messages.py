@@ -304,6 +304,54 @@ def test_code_objects_count_as_bytecode() -> None:
     assert eval(message["it"]) == 2
 
 
+@pytest.mark.parametrize("name", ["cached", "helpers.cached", "Key", "helpers.Key", "T", "helpers.T", "P", "helpers.P"])
+def test_what_pickles_as_nothing_but_its_name_works_in_another_interpreter(sides: Any, name: str) -> None:
+    definitions = """
+    import functools, typing
+    @functools.cache
+    def cached(n): return n + 1
+    Key = typing.NewType('Key', int)
+    T = typing.TypeVar('T')
+    P = typing.ParamSpec('P')
+    """
+    sides.add({"helpers.py": definitions})
+    sides.on_client(f"{definitions}\n    import helpers\n    write('m', {{'it': {name}}})\n")
+    assert sides.on_server("it = read('m')['it']; print(it.__name__, it(1) if it.__name__ in ('cached', 'Key') else '')") in (
+        "cached 2",
+        "Key 1",
+        "T",
+        "P",
+    )
+
+
+TYPED = """
+    import functools, typing
+    Key = typing.NewType('Key', int)
+    P = typing.ParamSpec('P')
+    R = typing.TypeVar('R')
+    def decorate(function: typing.Callable[P, R]) -> typing.Callable[P, R]:
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(*args, **kwargs)
+        return wrapper
+    class Lazy:
+        @functools.cached_property
+        def value(self): return Key(4)
+    @decorate
+    def task(key: Key) -> Key: return Key(key + Lazy().value)
+"""
+
+
+def test_functions_with_annotations_of_main_work_in_another_interpreter(sides: Any) -> None:
+    sides.on_client(TYPED + "    write('m', {'task': task, 'lazy': Lazy()})\n")
+    assert sides.on_server("m = read('m'); lazy = m['lazy']; print(m['task'](3), lazy.value, vars(lazy))") == "7 4 {'value': 4}"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the type statement is new in Python 3.12")
+def test_functions_with_type_aliases_of_main_work_in_another_interpreter(sides: Any) -> None:
+    sides.on_client("type Pair[T] = tuple[T, T]\ndef task(x: Pair[int]): return Pair.__value__\nwrite('m', {'task': task})\n")
+    assert sides.on_server("print(read('m')['task'](1))") == "tuple[~T, ~T]"
+
+
 def test_functions_and_classes_of_main_work_in_another_interpreter(sides: Any) -> None:
     sides.on_client(
         MAIN
