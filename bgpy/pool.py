@@ -200,7 +200,8 @@ class LanePool(Lanes[C]):
                 if not in_time:
                     assert timeout is not None
                     raise RequestTimeoutError(timeout, f"one of {self.size} connections to come free", False)
-                in_time = self._changed.wait(None if deadline is None else deadline - time.monotonic())
+                left = None if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+                in_time = self._changed.wait(left)
             return lane
         finally:
             self._waiting -= 1

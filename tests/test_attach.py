@@ -77,6 +77,13 @@ def test_start_gives_a_client_of_an_initialised_server(servers: Registry) -> Non
         assert client.execute(INCREASE, await_response=True) == {"request_count": 1, "value": 1001}
 
 
+@pytest.mark.parametrize("timeout", [1e7, float("inf")])
+def test_a_very_long_timeout_is_a_long_wait(timeout: float) -> None:
+    """The system's own wait takes milliseconds in 32 bits."""
+    with bgpy.start("models", EXAMPLE, timeout=timeout) as client:
+        assert client.execute(INCREASE, await_response=True) == {"request_count": 1, "value": 1001}
+
+
 @pytest.mark.parametrize("form", ["callables", "task set", "module"])
 def test_tasks_come_in_every_form(form: str) -> None:
     tasks: dict[str, Any] = {

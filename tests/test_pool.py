@@ -161,6 +161,22 @@ def test_a_lane_that_is_given_back_goes_to_who_waits(timeout: float | None, drai
     assert taken == [lane, lane]
 
 
+def test_an_endless_timeout_is_a_long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A condition takes no more than `threading.TIMEOUT_MAX`: OverflowError."""
+    pool = pool_of(1)
+    (lane,) = take(pool, 1)
+
+    def wait(timeout: float) -> bool:
+        assert timeout <= threading.TIMEOUT_MAX
+        pool._changed.release()
+        pool.give_back(lane)
+        pool._changed.acquire()
+        return True
+
+    monkeypatch.setattr(pool._changed, "wait", wait)
+    assert pool.take(float("inf")) is lane
+
+
 def test_a_lane_that_comes_at_the_last_moment_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wake-up went to a thread that had just given up waiting; the lane lay free and the next thread waited on."""
     pool = pool_of(1)

@@ -17,6 +17,8 @@ DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
 #: Most parts that one sendmsg takes: the kernel's IOV_MAX on Linux, macOS and the BSDs.
 IOV_MAX = 1024
 _HAS_POLL = hasattr(select, "poll")
+#: The longest wait in seconds, eleven days: what the system takes in milliseconds ends at 24.
+_MAX_WAIT = 1e6
 
 
 def prepare_socket(sock: socket.socket) -> None:
@@ -66,12 +68,12 @@ def wait_socket(sock: socket.socket | int, *, write: bool = False, timeout: floa
 
     Returns False when `timeout` seconds pass first. True also for an error or a hang-up: the next call on the socket reports it.
     """
+    timeout = None if timeout is None else min(max(timeout, 0), _MAX_WAIT)
     if _HAS_POLL:  # select() fails for descriptors above 1023
         poll = select.poll()
         poll.register(sock, select.POLLOUT if write else select.POLLIN)
-        return bool(poll.poll(None if timeout is None else max(timeout, 0) * 1000))
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
     wanted = [sock]
-    timeout = None if timeout is None else max(timeout, 0)
     readable, writable, failed = select.select([] if write else wanted, wanted if write else [], wanted, timeout)
     return bool(readable or writable or failed)
 

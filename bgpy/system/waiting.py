@@ -35,7 +35,7 @@ def within(timeout: float | None, work: Callable[[], T], too_late: Callable[[T],
 
     # A daemon: neither a lock that never comes nor a pipe that stays silent may keep the interpreter from ending.
     threading.Thread(target=run, name="bgpy-wait", daemon=True).start()
-    done.wait(None if timeout is None else max(timeout, 0))
+    done.wait(None if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
     with guard:
         given_up = not done.is_set()
     if errors:
