@@ -9,10 +9,10 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, Dialer
+from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, Dialer, check_message_size
 from bgpy.errors import OwnServerError, RequestTimeoutError, ServerNotFoundError
 from bgpy.held import get_held_instances
-from bgpy.protocol.calls import GRACE
+from bgpy.protocol.calls import GRACE, STATUS_LANE
 from bgpy.protocol.exchange import Open
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
 from bgpy.protocol.messages import MessageType
@@ -85,6 +85,9 @@ class Caller:
     ) -> None:
         for seconds in (timeout, connect_timeout):
             Wait(seconds)  # a wrong one is known here, not at the first request
+        check_message_size(max_message_size)
+        if not 0 < max_connections < STATUS_LANE:
+            raise ValueError(f"A client has 1 to {STATUS_LANE - 1:,} connections, not {max_connections:,}.")
         self.host = host
         self.port = port
         self.timeout = timeout

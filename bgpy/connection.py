@@ -328,6 +328,12 @@ def end_politely(sock: socket.socket) -> None:
         pass  # gone already, or too slow: it had its chance (TimeoutError is an OSError)
 
 
+def check_message_size(size: int) -> None:
+    """Refuse a limit for messages that lets none through, or that an opening cannot tell. Raises ValueError."""
+    if not 0 < size < 1 << 64:
+        raise ValueError(f"max_message_size is a number of bytes from 1 on, not {size}.")
+
+
 def drive_opening(opener: Opener, wire: Wire, deadline: float) -> Opening:
     """
     Drive one side of an opening to its end; blocks until `deadline` at most.

@@ -40,6 +40,8 @@ def find_token(token: str | None = None) -> str:
         The folder of the secret file cannot be made or read.
     """
     if token is not None:
+        if not isinstance(token, str):
+            raise TypeError(f"A token is text, not {type(token).__name__}.")
         return token
     token = os.environ.get(_VARIABLE)
     if token is None:

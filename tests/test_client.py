@@ -235,6 +235,13 @@ def test_a_timeout_that_is_none_is_refused_before_anything_is_sent(server: Serve
     assert client.execute({"add": 0}, await_response=True) == {"count": 0}
 
 
+@pytest.mark.parametrize("options", [{"max_connections": 0}, {"max_connections": 65_535}, {"max_message_size": -1}], ids=repr)
+def test_a_limit_that_cannot_work_is_refused_at_once(server: Served, options: dict[str, int]) -> None:
+    """With no connection every request waited for ever."""
+    with pytest.raises(ValueError, match=r"1 to|from 1 on"):
+        server.client(**options)
+
+
 @pytest.mark.parametrize("timeout", [1e7, 1e10, float("inf")])
 def test_a_very_long_timeout_is_a_long_wait(server: Served, timeout: float) -> None:
     """The system's own wait takes milliseconds in 32 bits: the request ran, and the call raised OverflowError."""

@@ -34,6 +34,32 @@ Args = dict[str, Any]
 State = dict[str, Any]
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"log_level": "LOUD"}, ValueError, "no log level"),
+        ({"max_message_size": 0}, ValueError, "from 1 on"),
+        ({"max_message_size": 1 << 64}, ValueError, "from 1 on"),
+        ({"init_file": "tasks.py", "tasks": "bgpy.example.tasks"}, ValueError, "exclude each other"),
+        ({"token": b"secret"}, TypeError, "text, not bytes"),
+    ],
+    ids=repr,
+)
+def test_a_wrong_setting_is_refused_before_anything_starts(options: Any, error: type[Exception], said: str) -> None:
+    """Such a server said that it was ready and ended, or served nobody."""
+    with pytest.raises(error, match=said) as caught:
+        Server(**options).run_background()
+    assert "secret" not in str(caught.value)
+    assert Registry().running() == []
+
+
+def test_a_log_level_is_known_in_small_letters_too() -> None:
+    server = Server(log_level="warning")
+    server.run_background()
+    with Client(server.host, server.port) as client:
+        client.terminate()
+
+
 def test_exec_before_init_and_init_twice() -> None:
     with running_server(None) as server, client_of(server) as client:
         for args in ({"await_response": True}, {"await_response": False}):
