@@ -65,7 +65,12 @@ class Access(NamedTuple):
     def read_token(self) -> str | None:
         """Return the token, None for the one that all programs of this user share. May ask for it, so call it last."""
         if self.ask:
-            token: str = click.prompt("Token", hide_input=True, err=True)
+            try:
+                token: str = click.prompt("Token", hide_input=True, err=True)
+            except click.Abort as abort:
+                if isinstance(abort.__context__, EOFError):
+                    raise click.ClickException("There is nobody to ask for the token; --token-file - reads it") from None
+                raise  # Ctrl-C
             return token
         if self.token_file is not None:
             token = read_token_file(self.token_file)

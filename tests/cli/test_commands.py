@@ -109,6 +109,13 @@ def test_token_is_not_taken_from_the_arguments_and_not_shown(args: list[str]) ->
     assert SECRET not in failed(invoke(*args))
 
 
+def test_no_answer_to_the_question_for_the_token_is_one_line() -> None:
+    """Standard input at its end, as under cron: the command ended without a word."""
+    result = invoke("status", "127.0.0.1", "1", "--token", text="")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("\nError: There is nobody to ask for the token; --token-file - reads it\n")
+
+
 def test_token_prints_a_new_one_each_time() -> None:
     first, second = (invoke("token").output for _ in range(2))
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}\n", first)
