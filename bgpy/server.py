@@ -13,7 +13,7 @@ from bgpy.addresses import all_loopback, resolve_addresses
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, check_message_size
 from bgpy.errors import ConnectError, ServerStartError, TlsError, TokenError
 from bgpy.records import Registry
-from bgpy.serving.running import Running, Settings
+from bgpy.serving.running import LOG_FORMAT, Running, Settings
 from bgpy.sockets import ClientSocket, respond
 from bgpy.taskset import TaskSet
 from bgpy.tls import Tls
@@ -251,4 +251,4 @@ def _configure_logging(level: str | int) -> None:
     import logging
 
     # The root's level: what the tasks log belongs in the file as well.
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=level)
+    logging.basicConfig(format=LOG_FORMAT, level=level)

@@ -60,6 +60,48 @@ def test_a_log_level_is_known_in_small_letters_too() -> None:
         client.terminate()
 
 
+LOGGING = """
+import logging
+
+def init_task():
+    logging.getLogger("mine").info("loading")
+    {more}
+    return {{}}
+
+def exec_task(client_socket, state, args):
+    logging.getLogger("mine").info("working")
+    return state
+
+def exit_task(client_socket, state, args): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "lines"),
+    [
+        ("", [" INFO mine: loading", " INFO bgpy.server: Serving at", " INFO mine: working"]),
+        (
+            "logging.info('loaded')",
+            [" INFO mine: loading", "INFO:root:loaded", "INFO:bgpy.server:Serving at", "INFO:mine:working"],
+        ),
+        ("logging.basicConfig(format='# %(message)s')", [" INFO mine: loading", "# Serving at", "# working"]),
+    ],
+)
+def test_what_every_task_logs_is_in_the_log(more: str, lines: list[str], tmp_path: Path) -> None:
+    """The init task's was not, from below a warning on; and one call of `logging.info` there silenced the server for good."""
+    (tmp_path / "logging_tasks.py").write_text(LOGGING.format(more=more))
+    server = Server(init_file=str(tmp_path / "logging_tasks.py"))
+    server.run_background()
+    with Client(server.host, server.port) as client:
+        client.execute({})
+        client.terminate()
+    assert server.log_file is not None
+    log = Path(server.log_file).read_text().splitlines()
+    for line, wanted in zip(log, lines, strict=False):
+        assert wanted in line
+    assert len(log) == len(lines) + 1
+
+
 def test_exec_before_init_and_init_twice() -> None:
     with running_server(None) as server, client_of(server) as client:
         for args in ({"await_response": True}, {"await_response": False}):

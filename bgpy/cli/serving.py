@@ -171,8 +171,8 @@ def _where(server: Server) -> str:
 def _log_to(path: str | None, level: str) -> None:
     import logging
 
-    logging.basicConfig(filename=path, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("bgpy").setLevel(level.upper())
+    # The root's level, as in the background: what the tasks log belongs there as well.
+    logging.basicConfig(filename=path, format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=level.upper())
 
 
 def _old_log(place: Place) -> str | None:

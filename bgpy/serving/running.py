@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 #: How many messages of the largest size all connections together may hold.
 _BUDGET_MESSAGES = 4
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Settings(NamedTuple):
@@ -119,6 +120,8 @@ class Running:
         _close_in_forked_children(self)
         tasks = self._tasks()
         if tasks is not None:
+            if self._detached:
+                _let_init_task_log(self._settings.log_level)
             self._service.start(tasks)
         if self._signals is not None:
             self._signals.watch(self._reception.wake_file)
@@ -256,6 +259,20 @@ class Running:
                 log.warning("Listening off loopback without TLS: messages cannot be forged, but they can be read on the way")
             else:
                 log.warning("Listening off loopback without a token: everybody who reaches the port can run code here")
+
+
+def _let_init_task_log(level: str | int) -> None:
+    """
+    Have what the init task logs in the log: logging is configured when the server is ready, and then the user may have done it.
+
+    Who logs has imported it, as a rule; to do so here would cost a large part of a start.
+    """
+    logging = sys.modules.get("logging")
+    if logging is not None:
+        logging.getLogger().setLevel(level)
+        if logging.lastResort is not None:
+            logging.lastResort.setLevel(level)
+            logging.lastResort.setFormatter(logging.Formatter(LOG_FORMAT))
 
 
 class _Signals:

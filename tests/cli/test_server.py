@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_line import EXAMPLE, INCREASE, SECRET, failed, found, invoke, started
+from support.command_line import EXAMPLE, INCREASE, SECRET, TASKS, failed, found, invoke, started
 from support.commands import ROOT, command, environment, run_command
 
 from bgpy.cli import demo
@@ -97,13 +97,15 @@ def test_installed_command_finds_modules_in_the_working_directory(folder: Path, 
 def test_foreground_server_logs_to_a_file(tmp_path: Path) -> None:
     log = tmp_path / "log"
     pipe = subprocess.PIPE
-    args = command("server", "127.0.0.1", "0", "-f", str(log))
+    tasks = tmp_path / "tasks.py"
+    tasks.write_text(f"import logging\n{TASKS}".replace("return {}", "return logging.getLogger('mine').info('loading') or {}"))
+    args = command("server", "127.0.0.1", "0", "-f", str(log), "-i", str(tasks))
     with subprocess.Popen(args, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment()) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.terminate()
-        assert process.communicate(timeout=30) == ("", "")
-    assert "Serving at" in log.read_text()
+        assert process.communicate(timeout=30) == ("exit task\n", "")
+    assert re.search(r"INFO mine: loading\n.*INFO bgpy.server: Serving at", log.read_text())
 
 
 # Logs
