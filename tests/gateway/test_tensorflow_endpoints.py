@@ -53,6 +53,18 @@ def test_fetches_are_in_their_order_and_one_is_a_list_too(model_http: httpx.Clie
         assert ask(model_http, "predict", fetches=fetches, feed_dict=feeds, timeout=30)["result"] == result
 
 
+def test_arrays_of_a_prediction_that_came_too_late_for_its_answer_are_its_result(model_http: httpx.Client) -> None:
+    late = ask(model_http, "predict", feed_dict={"x": [[1, 2, 3]]}, timeout=0)
+    assert (late["finish"], late["result"]) == (False, None)
+    job = {"job": late["job"]}
+    assert ask(model_http, "get_record", **job, timeout=30)["state"] == "done"
+    in_time = ask(model_http, "predict", feed_dict={"x": [[1, 2, 3]]}, timeout=30)["result"]
+    assert ask(model_http, "get_result", **job) == in_time == [[[2.0, 4.0, 6.0]]]
+    assert ask(model_http, "get_result")[late["job"]] is True
+    wrong = ask(model_http, "predict", feed_dict={"x": 1}, timeout=30)
+    assert ask(model_http, "get_result", job=wrong["job"]) is False
+
+
 def test_what_the_worker_finds_wrong_is_a_job_that_failed(model_http: httpx.Client) -> None:
     wrong = ask(model_http, "predict", feed_dict={"x": [[1, 2]]}, timeout=30)
     assert (wrong["finish"], wrong["result"], wrong["state"]) == (True, False, "failed")

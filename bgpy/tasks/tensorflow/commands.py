@@ -103,6 +103,9 @@ DESCRIBE = Command(
     " dtype and shape; replicas: of each workspace, state, version and waiting. With several also min_replicas, max_replicas and"
     " idle_time.",
 )
+GET_RESULT = workspace.GET_RESULT._replace(
+    result="true, false or null, of a prediction that was asked for as JSON, and ran, the list of its arrays; or a list of the former."
+)
 INFER = Command(
     "infer",
     "Run the deployed model on a request of a model server's protocol, for the gateway.",
@@ -122,4 +125,7 @@ INFER = Command(
 #: What is only for the gateway's own adapters.
 HIDDEN: tuple[Command, ...] = (INFER,)
 OWN: tuple[Command, ...] = (DEPLOY, UPDATE, UNDEPLOY, PREDICT, DESCRIBE)
-COMMANDS: tuple[Command, ...] = (*workspace.COMMANDS, *OWN)
+#: What answers otherwise than in a server without models.
+CHANGED: tuple[Command, ...] = (GET_RESULT,)
+_OF_WORKSPACES = (GET_RESULT if command.name == GET_RESULT.name else command for command in workspace.COMMANDS)
+COMMANDS: tuple[Command, ...] = (*_OF_WORKSPACES, *OWN)

@@ -32,7 +32,7 @@ from bgpy.tasks.workspace.values import Packed, Value
 from bgpy.tasks.workspace.workspace import Workspace
 
 _OWN = [command.name for command in commands.OWN]
-_CHECKS = {command.name: checker(command) for command in (*commands.OWN, *commands.HIDDEN)}
+_CHECKS = {command.name: checker(command) for command in (*commands.OWN, *commands.HIDDEN, *commands.CHANGED)}
 _NUMBERS = ("replicas", "min_replicas", "max_replicas")
 
 
@@ -161,6 +161,17 @@ def _infer(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fiel
     _ask_model(workspace, fleet, client_socket, fields, argument, _body)
 
 
+def _get_result(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
+    result: Any
+    if fields["job"] is None:
+        result = workspace.look(lambda jobs: jobs.results())
+    else:
+        record = workspace.record(int(fields["job"]), whole=False)
+        arrays = _arrays_as_json(record.state, record.value).get("result") if record.kind == "predict" else None
+        result = arrays if isinstance(arrays, list) else record.state.result
+    client_socket.respond({"request_result": True, "result": result})
+
+
 def _describe(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
     client_socket.respond({"request_result": True, "result": _describe_model(workspace, fleet)})
 
@@ -245,4 +256,5 @@ _HANDLERS: Mapping[str, Callable[[Workspace, Fleet, ClientSocket, Fields], None]
     "predict": _predict,
     "describe": _describe,
     "infer": _infer,
+    "get_result": _get_result,
 }
