@@ -8,8 +8,8 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from heapq import heappop, heappush
 from typing import Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from bgpy.errors import ClientClosedError, RequestTimeoutError
 from bgpy.protocol.exchange import LaneNumbers
@@ -28,11 +28,11 @@ C = TypeVar("C", bound=Closable)
 class PoolLane(Generic[C]):
     """One lane: its index, the numbers it has used, and its connection while it has one."""
 
-    __slots__ = ("connection", "draining", "index", "numbers")
+    __slots__ = ("__weakref__", "connection", "draining", "index", "numbers")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, numbers: LaneNumbers) -> None:
         self.index = index
-        self.numbers = LaneNumbers()
+        self.numbers = numbers
         self.connection: C | None = None
         #: Whether the end of a request that nobody waits for is still to be read from the connection.
         self.draining = False
@@ -49,31 +49,31 @@ class Lanes(Generic[C]):
     """
     The lanes of one client, and which of them are free. Nothing blocks. Not thread-safe: `LanePool` is.
 
-    The first free lane serves. Where none is free a new one is made, up to `size`; then one whose last request is confirmed but
-    not ended is handed out, oldest first, for its taker to wait for that end.
+    The lane that came free last serves. Where none is free a new one is made, up to `size`; then one whose last request is
+    confirmed but not ended is handed out, oldest first, for its taker to wait for that end.
+
+    A lane that is in use belongs to its user. One that is never given back, as where a Ctrl-C came between two steps, makes room
+    for another of its index when it is gone, which goes on with its numbers.
     """
 
     def __init__(self, size: int, first: int = 0) -> None:
         self.size = size
         self._first = first
-        #: Indices, a heap: one step of the interpreter takes the first or puts one back, and no thread sees half of it.
-        self._free: list[int] = []
+        #: One step of the interpreter takes the last or puts one back, and no thread sees half of it.
+        self._free: list[PoolLane[C]] = []
         self._draining: deque[PoolLane[C]] = deque()
-        self._all: dict[int, PoolLane[C]] = {}
+        self._all: WeakValueDictionary[int, PoolLane[C]] = WeakValueDictionary()
+        self._numbers: dict[int, LaneNumbers] = {}
         self._closed = False
 
     def take_now(self) -> PoolLane[C] | None:
         """Take a lane, None where all are in use; raises ClientClosedError."""
         if self._closed:
             raise ClientClosedError
-        lane = self._first_free()
+        lane = self._last_free()
         if lane is not None:
             return lane
-        if len(self._all) < self.size:
-            lane = PoolLane(self._first + len(self._all))
-            self._all[lane.index] = lane
-            return lane
-        return self._draining.popleft() if self._draining else None
+        return self._make() or (self._draining.popleft() if self._draining else None)
 
     def give_back(self, lane: PoolLane[C]) -> None:
         """Give a lane back; one that drains goes to the end of those."""
@@ -82,7 +82,7 @@ class Lanes(Generic[C]):
         elif lane.draining:
             self._draining.append(lane)
         else:
-            heappush(self._free, lane.index)
+            self._free.append(lane)
 
     def oldest_draining(self) -> PoolLane[C] | None:
         """Take the lane that has drained for longest, None where there is none: for who looks whether its end has come."""
@@ -95,17 +95,25 @@ class Lanes(Generic[C]):
     def close(self) -> None:
         """Close all connections that are not in use; those that are close when they are given back."""
         self._closed = True
-        while (lane := self._first_free()) is not None:
+        while (lane := self._last_free()) is not None:
             lane.drop()
         for lane in self._draining:
             lane.drop()
         self._draining.clear()
 
-    def _first_free(self) -> PoolLane[C] | None:
+    def _last_free(self) -> PoolLane[C] | None:
         try:
-            return self._all[heappop(self._free)]
+            return self._free.pop()
         except IndexError:
             return None  # there is none, or another thread was faster
+
+    def _make(self) -> PoolLane[C] | None:
+        """Make a lane, None where there are as many as there may be."""
+        if len(self._all) >= self.size:
+            return None
+        index = next(index for index in range(self._first, self._first + self.size) if index not in self._all)
+        lane = self._all[index] = PoolLane(index, self._numbers.setdefault(index, LaneNumbers()))
+        return lane
 
 
 class LanePool(Lanes[C]):
@@ -137,11 +145,11 @@ class LanePool(Lanes[C]):
             return self.take_now() or self._wait_for_lane(timeout)
 
     def take_free(self) -> PoolLane[C] | None:
-        """Take the first free lane, None where there is none or one drains: the usual case of `take`, in the fewest steps."""
+        """Take a free lane, None where there is none or one drains: the usual case of `take`, in the fewest steps."""
         if self._draining:
             return None
         try:
-            return self._all[heappop(self._free)]
+            return self._free.pop()
         except IndexError:
             return None  # there is none, or another thread was faster
 
@@ -151,7 +159,7 @@ class LanePool(Lanes[C]):
             with self._lock:
                 super().give_back(lane)
         else:
-            heappush(self._free, lane.index)
+            self._free.append(lane)
         if self._waiting or self._closed:
             with self._lock:
                 if self._closed:
@@ -186,7 +194,7 @@ class LanePool(Lanes[C]):
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiting = 0
-        for lane in self._all.values():
+        for lane in list(self._all.values()):
             with suppress(OSError):  # closed already, by who closes all descriptors of a child
                 lane.drop()
 

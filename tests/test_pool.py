@@ -10,6 +10,7 @@ import pytest
 
 from bgpy.errors import ClientClosedError, RequestTimeoutError
 from bgpy.pool import LanePool, Lanes, PoolLane
+from bgpy.protocol.exchange import LaneNumbers
 
 
 class FakeConnection:
@@ -36,7 +37,7 @@ def take(pool: LanePool[FakeConnection], count: int) -> list[Lane]:
 
 
 def test_a_lane_knows_its_numbers_and_closes_its_connection_once() -> None:
-    lane: Lane = PoolLane(3)
+    lane: Lane = PoolLane(3, LaneNumbers())
     assert [lane.numbers.next() for _ in range(3)] == [1, 2, 3]
     connection = lane.connection = FakeConnection()
     lane.draining = True
@@ -45,13 +46,29 @@ def test_a_lane_knows_its_numbers_and_closes_its_connection_once() -> None:
     assert (lane.index, lane.connection, lane.draining, connection.closed, lane.numbers.last) == (3, None, False, 1, 3)
 
 
-def test_the_first_free_lane_serves_and_more_at_once_open_more() -> None:
+def test_the_lane_that_came_free_last_serves_and_more_at_once_open_more() -> None:
     pool = pool_of(3)
     lanes = take(pool, 3)
     assert [lane.index for lane in lanes] == [0, 1, 2]
     for lane in (lanes[2], lanes[0], lanes[1]):
         pool.give_back(lane)
-    assert [lane.index for lane in take(pool, 3)] == [0, 1, 2]
+    assert [lane.index for lane in take(pool, 3)] == [1, 0, 2]
+
+
+def test_a_lane_that_is_never_given_back_makes_room_for_another_which_goes_on_with_its_numbers() -> None:
+    """A Ctrl-C may come between the step that takes a lane and the next one."""
+    pool = pool_of(2)
+    kept = pool.take(0)
+    for number in range(1, 4):
+        lost = pool.take(0)
+        assert (lost.index, lost.connection, lost.numbers.next()) == (1, None, number)
+        del lost
+    assert kept.index == 0
+    last = pool.take(0)
+    with pytest.raises(RequestTimeoutError):
+        pool.take(0)
+    pool.give_back(last)
+    assert pool.take(0) is last
 
 
 def test_lanes_without_threads_say_that_none_is_free() -> None:
@@ -135,11 +152,12 @@ def test_who_looks_for_an_ended_request_gets_the_oldest_draining_lane_and_can_pu
 
 def test_no_lane_in_time_is_a_timeout_and_nothing_was_sent() -> None:
     pool = pool_of(1)
-    take(pool, 1)
+    in_use = take(pool, 1)
     for timeout in (0, 0.001, -1):
         with pytest.raises(RequestTimeoutError, match=r"for one of 1 connections to come free\. It was not sent") as caught:
             pool.take(timeout)
         assert caught.value.executed is False
+    assert len(in_use) == 1
 
 
 @pytest.mark.parametrize("timeout", [None, 30.0])
@@ -213,7 +231,7 @@ def test_closing_closes_what_is_idle_now_and_the_rest_when_it_comes_back() -> No
 
 def test_closing_ends_the_wait_of_every_thread() -> None:
     pool = pool_of(1)
-    take(pool, 1)
+    in_use = take(pool, 1)
     failures: list[Exception] = []
     waiting = threading.Semaphore(0)
 
@@ -232,6 +250,7 @@ def test_closing_ends_the_wait_of_every_thread() -> None:
     for thread in threads:
         thread.join()
     assert len(failures) == 5
+    assert len(in_use) == 1
 
 
 def test_a_forked_child_closes_its_copies_though_the_lock_is_held_by_a_thread_that_is_gone() -> None:

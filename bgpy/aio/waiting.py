@@ -69,8 +69,8 @@ class LaneQueue(Lanes[C]):
             self._waiting.pop(turn, None)
 
     def take_free(self) -> PoolLane[C] | None:
-        """Take the first free lane, None where there is none or one drains: the usual case of `take`, in the fewest steps."""
-        return None if self._draining else self._first_free()
+        """Take a free lane, None where there is none or one drains: the usual case of `take`, in the fewest steps."""
+        return None if self._draining else self._last_free()
 
     def give_back(self, lane: PoolLane[C]) -> None:
         """Give a lane back: to the one who has waited for longest, if anybody waits."""
