@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 #: Most bytes of one message, pickle and buffers, unless the caller says otherwise.
 DEFAULT_MAX_MESSAGE_SIZE = 1 << 30
+#: Why an opening broke off. A server with TLS says no more to a client without, nor does what is no server of bgpy.
+CLOSED_EARLY = "the other side closed the connection during the opening (does it have TLS, and this one not?)"
 #: Seconds that a refused peer gets to read why, and bytes of it that are thrown away meanwhile.
 _LINGER_TIMEOUT = 2.0
 _LINGER_SIZE = 16 << 20
@@ -349,7 +351,7 @@ def drive_opening(opener: Opener, wire: Wire, deadline: float) -> Opening:
         while filled < step.need:
             count = wire.receive_into(memory[filled:], max(deadline - time.monotonic(), 0))
             if not count:
-                raise BrokenConnection("the other side closed the connection during the opening")
+                raise BrokenConnection(CLOSED_EARLY)
             filled += count
         try:
             step = opener.send(bytes(memory))

@@ -114,6 +114,17 @@ def test_a_client_with_tls_at_a_server_without_is_told(certificates: Files, serv
         server.client(tls=Certificates(cafile=certificates.certificate)).execute({"add": 1})
 
 
+def test_a_client_without_tls_at_a_server_with_it_is_told(certificates: Files) -> None:
+    entrance = {"ssl_context": ssl.create_default_context(cafile=certificates.certificate)}
+    with (
+        running_server(ssl_context=certificates.server_context(), entrance=entrance) as server,
+        server.client(ssl_context=None) as client,
+        pytest.raises(ConnectError, match="does it have TLS") as caught,
+    ):
+        client.execute({"add": 1})
+    assert caught.value.executed is False
+
+
 def test_a_connection_under_tls_that_is_cut_is_taken_up_again(certificates: Files) -> None:
     context = ssl.create_default_context(cafile=certificates.certificate)
     with (

@@ -13,7 +13,7 @@ from typing import cast
 
 from bgpy.addresses import address_bytes, resolve_addresses
 from bgpy.aio.waiting import Watch, within
-from bgpy.connection import Dialer
+from bgpy.connection import CLOSED_EARLY, Dialer
 from bgpy.errors import AuthenticationError, BgpyError, ConnectError, RemoteProtocolError
 from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.frames import FLAG_MORE, Buffer, Frame, FrameMac, FrameReader, encode_frame, frame_size
@@ -104,7 +104,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         """Prove the token to each other. Raises `BrokenConnection`, and what `client_opening` raises."""
         local, remote = self._transport.get_extra_info("sockname"), self._transport.get_extra_info("peername")
         if remote is None:  # cut before anybody asked who is there
-            raise BrokenConnection("the other side closed the connection during the opening")
+            raise BrokenConnection(CLOSED_EARLY)
         self._opener = client_opening(dialer.terms(local, remote, dialer.secure), hello)
         self._take_step(next(self._opener))
         while self._opening is None:
@@ -212,7 +212,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
     def eof_received(self) -> None:
         """Take note that no more will come; the transport closes itself."""
         if self._reader is None:
-            self._note_failure(BrokenConnection("the other side closed the connection during the opening"))
+            self._note_failure(BrokenConnection(CLOSED_EARLY))
         elif self._reader.idle:
             self._note_failure(BrokenConnection("the other side closed the connection"))
         else:
