@@ -104,8 +104,8 @@ DESCRIBE = Command(
     " idle_time.",
 )
 GET_RESULT = workspace.GET_RESULT._replace(
-    result="true, false or null; of a prediction that ran, and was asked for as JSON, the list of its arrays; of all a list of the"
-    " former."
+    result="true, false or null; of a prediction that ran, and was asked for as JSON, the list of its arrays; of all jobs a list"
+    " of the former."
 )
 INFER = Command(
     "infer",
