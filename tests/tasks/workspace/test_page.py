@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "workspaces.rst").read_text(encoding="utf-8")
 UNITS = {"": 1, "s": 1, "MiB": 1 << 20, "GiB": 1 << 30}
 ABILITIES = {
     "end a job at once, with all that it started": "kill",
-    "interrupt a job in a wait or in C code": "interrupt",
+    "interrupt a job in a wait, or C code that lets it": "interrupt",
     "take the output of C code and of child processes": "capture",
     "have a ``__main__`` of its own": "own_main",
     "limit its memory (``memory_limit``, not on macOS)": "memory_limit",
