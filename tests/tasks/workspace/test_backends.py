@@ -191,13 +191,18 @@ def test_an_interrupt_ends_a_loop_and_names_its_job(session: Session) -> None:
 def test_an_interrupt_hits_its_job_or_none(session: Session) -> None:
     """A plain signal, or exception, that is under way when its job ends would hit the next one, or the worker between two."""
     states = set()
-    for trial in range(150):
-        number = session.begin(f"print('in', flush=True)\nfor i in range({trial * 7919 % 300_000}): pass")
+    lead = -20_000  # turns of a loop: of the job while it is negative, else of this test before it interrupts
+    for _ in range(150):
+        number = session.begin(f"print('in', flush=True)\nfor i in range({max(-lead, 0)}): pass")
         session.recorder.wait_for_text(number, "in")
+        for _ in range(lead):
+            pass
         hit = session.backend.interrupt(number)
         state = session.recorder.outcome(number).state
         assert hit == (state == "interrupted")  # never done all the same, never interrupted unheard
         states.add(state)
+        # Ever nearer to the end of the job, however fast or busy the machine is.
+        lead += 3000 if state == "interrupted" else -3000
         assert session.run("for i in range(300): pass") == DONE
     assert states == {"done", "interrupted"}
 
