@@ -4,6 +4,7 @@ An app behind the gate: every request is judged, routed, counted, and ended with
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import logging
@@ -36,7 +37,7 @@ _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"
 _log = logging.getLogger("bgpy.gateway")
 
 
-class Gated:
+class Gated(abc.ABC):
     """
     What a gateway is to an ASGI server.
 
@@ -113,9 +114,9 @@ class Gated:
                 await asyncio.wait(late, timeout=_CANCEL_GRACE)
         await self._disconnect()
 
+    @abc.abstractmethod
     async def _disconnect(self) -> None:
         """Close the connections to servers."""
-        raise NotImplementedError
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
