@@ -93,7 +93,7 @@ def test_a_deferred_request_that_nobody_answers_ends_at_its_deadline(later: tupl
 def test_a_client_that_does_not_read_its_stream_holds_up_no_deadline_but_its_own(later: tuple[Later, Served]) -> None:
     """One thread sees to all deadlines: it waited for the part that was stuck with that client."""
     large = {"large": bytearray(64 << 20)}
-    stream = later[1].client().stream({"how": "defer", "timeout": 0.5})
+    stream = later[1].client().stream({"how": "defer", "timeout": 2})
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(next, stream)
         assert later[0].deferred.acquire(timeout=20)
@@ -101,7 +101,7 @@ def test_a_client_that_does_not_read_its_stream_holds_up_no_deadline_but_its_own
         assert first.result(20) == {"first": 1}
         stuck = threads.submit(later[0].sockets[0].respond, large, more=True)
         with pytest.raises(NoResponseError):
-            later[1].client().execute({"how": "defer", "timeout": 1}, await_response=True, timeout=8)
+            later[1].client().execute({"how": "defer", "timeout": 3}, await_response=True, timeout=12)
         assert not stuck.done()
         assert next(stream) == large
         with pytest.raises(NoResponseError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import COUNTER, Served, background_server, count, end_count, nothing, running_server, start_count, tasks
+from support.servers import COUNTER, Served, background_server, count, dial, end_count, nothing, running_server, start_count, tasks
 
 import bgpy
 from bgpy.client import Client
@@ -31,7 +32,7 @@ from bgpy.errors import (
     ServerEndingError,
 )
 from bgpy.protocol.calls import Call, read_answer
-from bgpy.protocol.frames import FLAG_AWAIT
+from bgpy.protocol.frames import FLAG_AWAIT, FLAG_STREAM
 from bgpy.protocol.messages import MessageType, dump
 from bgpy.records import Registry
 from bgpy.server import Server
@@ -340,17 +341,18 @@ def test_a_client_that_does_not_read_its_stream_does_not_hold_up_the_end() -> No
     def end(client_socket: ClientSocket, state: State, args: Args) -> None:
         client_socket.respond({"exit": "task ran"})
 
-    with running_server(tasks(concurrent(run), exit_task=end)) as server:
-        stream = server.client().stream({})
-        with ThreadPoolExecutor(2) as threads:
-            first = threads.submit(next, stream)
-            assert deferred.wait(20)
-            waiting[0].respond({"first": 1}, more=True)
-            assert first.result(20) == {"first": 1}
-            stuck = threads.submit(waiting[0].respond, {"large": bytearray(64 << 20)}, more=True)
-            assert server.client().terminate(await_response=True, timeout=2) == {"exit": "task ran"}
-            stream.close()  # type: ignore[attr-defined]  # a generator
-            stuck.result(20)
+    with (
+        running_server(tasks(concurrent(run), exit_task=end)) as server,
+        dial(server.port) as connection,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        connection.transmit(MessageType.EXEC, FLAG_AWAIT | FLAG_STREAM, 0, 1, dump({}))
+        assert deferred.wait(20)
+        stuck = threads.submit(waiting[0].respond, {"large": bytearray(64 << 20)}, more=True)
+        assert select.select([connection.wire.sock], [], [], 20)[0]  # the part is on its way, and nobody takes it
+        assert server.client().terminate(await_response=True, timeout=2) == {"exit": "task ran"}
+        connection.close()
+        stuck.result(20)
 
 
 def test_the_port_is_free_when_terminate_returns() -> None:
