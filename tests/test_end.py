@@ -17,7 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import COUNTER, Served, background_server, count, dial, end_count, nothing, running_server, start_count, tasks
+from support.servers import (
+    COUNTER,
+    Served,
+    background_server,
+    count,
+    dial,
+    end_count,
+    nothing,
+    running_server,
+    start_count,
+    tasks,
+)
 
 import bgpy
 from bgpy.client import Client

@@ -25,6 +25,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 _NUMBERS = frozenset({int, float})
+#: For a value of a class of the user's that is one of these too, such as a string of NumPy's or a member of an enum: what makes
+#: it one of these alone, which anybody can take.
+_PLAIN: tuple[tuple[type, Callable[[Any], Any]], ...] = ((str, str.__str__), (int, int.__int__), (float, float.__float__))
+#: So deep may the lists and objects of a value be.
+_MAX_DEPTH = 100
 _NONE: frozenset[type] = frozenset()
 
 
@@ -91,6 +96,8 @@ class Command(NamedTuple):
 def check(command: Command, message: Mapping[str, Any]) -> dict[str, Any]:
     """
     Return the fields of a request to a command, defaults filled in, "command" left out.
+
+    Texts and numbers are of no class of the user's in what is returned: a worker would refuse to read these.
 
     Raises
     ------
@@ -175,7 +182,18 @@ def _check_field(command: str, field: Field, message: Mapping[str, Any]) -> Any:
         raise RefusedError(f"The field {field.name!r} of {command} is one of {choices}, not {value!r:.50}", field.name)
     if field.minimum is not None and is_type(value, "number") and not value >= field.minimum:  # so that NaN is refused too
         raise RefusedError(f"The field {field.name!r} of {command} is {field.minimum:g} or more, not {value!r:.50}", field.name)
-    return _check_inside(field, value) if field.fields else value
+    if field.fields:
+        return _check_inside(field, value)
+    return _plain(value) if field.types else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    for kind, make in _PLAIN:
+        if isinstance(value, kind) and type(value) is not bool:
+            return make(value)
+    return value
 
 
 def _check_inside(field: Field, value: Any) -> Any:
@@ -193,3 +211,15 @@ def is_type(value: object, word: str) -> bool:
     if word == "integer" and isinstance(value, float):
         return value.is_integer()
     return isinstance(value, _TYPES[word])
+
+
+def is_json(value: object, depth: int = 0) -> bool:
+    """Tell whether a value is plain JSON data, of no class of the user's, and not too deep."""
+    kind = type(value)
+    if kind in (str, int, float, bool, type(None)):
+        return True
+    if depth > _MAX_DEPTH:
+        return False
+    if kind is list or kind is tuple:
+        return all(is_json(item, depth + 1) for item in value)  # type: ignore[attr-defined]  # a list or a tuple
+    return kind is dict and all(type(key) is str and is_json(item, depth + 1) for key, item in value.items())  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 import pytest
@@ -9,11 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgpy.errors import RefusedError
-from bgpy.tasks.schema import Command, check, checker, unknown_command
+from bgpy.tasks.schema import Command, check, checker, is_json, unknown_command
 from bgpy.tasks.workspace.commands import COMMANDS
+
+
+class Text(str):
+    """As NumPy's strings are."""
+
+
+class Choice(str, enum.Enum):
+    JSON = "json"
+
+
+class Count(enum.IntEnum):
+    TWO = 2
+
+
+class Share(float):
+    """As NumPy's float64 is."""
+
 
 NUMBERS: list[Any] = [True, False, 0, 1, 2, -1, 2.0, 0.5, float("nan")]
 VALUES: list[Any] = [*NUMBERS, None, "process", "json", "x", [], ["a"], [1], ("a",), {}, b""]
+OWN: list[Any] = [Text("x"), Choice.JSON, Count.TWO, Share(0.5), [Text("a")], (Count.TWO,)]
 
 
 def outcome(judge: Any, message: dict[str, Any]) -> Any:
@@ -27,9 +46,28 @@ def outcome(judge: Any, message: dict[str, Any]) -> Any:
 @given(data=st.data())
 def test_a_quick_check_is_a_check(command: Command, data: st.DataObject) -> None:
     names = st.sampled_from([*(field.name for field in command.fields), "command", "unknown"])
-    message = data.draw(st.dictionaries(names, st.sampled_from(VALUES), max_size=4))
+    message = data.draw(st.dictionaries(names, st.sampled_from([*VALUES, *OWN]), max_size=4))
     quick, whole = outcome(checker(command), message), outcome(lambda message: check(command, message), message)
     assert quick == whole
+
+
+@pytest.mark.parametrize("command", [each for each in COMMANDS if each.fields], ids=lambda command: command.name)
+@given(data=st.data())
+def test_what_was_checked_is_of_no_class_of_the_users(command: Command, data: st.DataObject) -> None:
+    """A worker, which reads plain data only, ended when it was sent a variable's name that NumPy had made."""
+    field = data.draw(st.sampled_from([field for field in command.fields if field.types]))
+    value = data.draw(st.sampled_from(OWN))
+    try:
+        fields = checker(command._replace(fields=(field,)))({field.name: value})
+    except RefusedError:
+        return
+    assert is_json(fields[field.name])
+    assert fields[field.name] == (list(value) if isinstance(value, tuple) else value)
+
+
+def test_json_data_are_of_no_class_of_the_users() -> None:
+    assert all(is_json(value) for value in (None, True, 1, 0.5, "x", [1, ("a", {})], {"a": [None]}))
+    assert not any(is_json(value) for value in (Text("x"), [Count.TWO], {"a": Share(0.5)}, {Text("a"): 1}, {1: 2}, {1}, b""))
 
 
 def test_a_message_without_a_command_that_there_is_says_which_there_are() -> None:

@@ -29,7 +29,7 @@ from bgpy.tasks.runtime.messages import FIRST, Message, Status, Story
 from bgpy.tasks.runtime.predictions import Prediction
 from bgpy.tasks.runtime.sessions import ANNOUNCE, RunSession, Sessions
 from bgpy.tasks.runtime.uploads import check_upload
-from bgpy.tasks.schema import checker, unknown_command
+from bgpy.tasks.schema import checker, is_json, unknown_command
 from bgpy.tasks.workspace.answering import SMALL_ANSWER, answer_at_end, refused
 
 #: Seconds of silence after which a listener gets a sign of life: without sending, nobody learns that a client has gone.
@@ -120,6 +120,8 @@ def _run_model(sessions: Sessions, fields: Fields, client_socket: ClientSocket) 
     asked = fields["model"]
     if not asked["is_data"] and not isinstance(asked["data"], str):
         raise RefusedError("The field 'data' of model is the path of a file, a string, where 'is_data' is false", "data")
+    if not is_json(asked["data"]):
+        raise RefusedError("The field 'data' of model is plain JSON data: make lists of arrays", "data")
     timeout, session = _seconds(asked["timeout"]), sessions.find(asked["sessionId"])
     over = threading.Event()
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError, WorkspaceNotFoundError
 from bgpy.inspection.windows import read_window
 from bgpy.sockets import ClientSocket
-from bgpy.tasks.schema import checker, unknown_command
+from bgpy.tasks.schema import checker, is_json, unknown_command
 from bgpy.tasks.workspace import commands
 from bgpy.tasks.workspace.answering import Pushed, push_and_answer, refused
 from bgpy.tasks.workspace.jobs import JobRecord
@@ -218,7 +218,7 @@ def _get_statistics(workspaces: Workspaces, client_socket: ClientSocket, fields:
 def _set_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
     workspace, name, value = workspaces[fields["name"]], fields["variable"], fields["value"]
     _check_variable(name, "variable")
-    if not isinstance(value, Packed) and not _is_json(value, 0):
+    if not isinstance(value, Packed) and not is_json(value):
         raise RefusedError("The field 'value' of set_variable is plain JSON data, or a Packed", "value")
     write_variable(workspace, name, value)
     return True
@@ -370,16 +370,6 @@ def _output(record: JobRecord) -> dict[str, Any]:
         "stderr": record.stderr.decode("utf-8", "replace"),
         "truncated": record.truncated,
     }
-
-
-def _is_json(value: object, depth: int) -> bool:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return True
-    if depth > 100:
-        return False
-    if isinstance(value, (list, tuple)):
-        return all(_is_json(item, depth + 1) for item in value)
-    return isinstance(value, dict) and all(isinstance(key, str) and _is_json(item, depth + 1) for key, item in value.items())
 
 
 _HANDLERS: Mapping[str, Callable[[Workspaces, ClientSocket, Fields], Any]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,11 @@ def test_a_disk_that_does_not_take_the_files_refuses_the_run_and_keeps_nothing(
             {"command": "run_model", "model": {"sessionId": "x", "name": "x", "data": 1, "is_data": False}},
             "data",
             "path of a file",
+        ),
+        (
+            {"command": "run_model", "model": {"sessionId": "x", "name": "x", "data": [HTTPStatus.OK]}},
+            "data",
+            "plain JSON data",
         ),
         ({"command": "stop_run", "sessionId": None}, "sessionId", "is string or integer"),
     ],

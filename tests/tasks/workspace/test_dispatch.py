@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -285,6 +286,7 @@ def test_a_field_of_the_wrong_type_is_named(desk: Desk, command: str, field: Any
         ("set_variable", {"name": "w", "variable": "class", "value": 1}, "variable"),
         ("set_variable", {"name": "w", "variable": "x", "value": {1, 2}}, "value"),
         ("set_variable", {"name": "w", "variable": "x", "value": [{1: 2}]}, "value"),
+        ("set_variable", {"name": "w", "variable": "x", "value": [HTTPStatus.OK]}, "value"),
     ],
 )
 def test_what_makes_no_sense_is_refused(desk: Desk, command: str, fields: dict[str, Any], at_fault: str) -> None:

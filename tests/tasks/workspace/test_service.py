@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from support.servers import Served, background_server, running_server
 
@@ -58,6 +59,16 @@ def test_variables_stay_from_job_to_job(ask: Asker) -> None:
     assert ask.run("sorted(y)")["value"] == [1, 2]
     assert ask("clear", name="w", timeout=20)["result"] is True
     assert ask("get_variable", name="w") == {}
+
+
+def test_fields_may_be_texts_of_numpy(ask: Asker) -> None:
+    """A name that NumPy had made was sent on as it was, and ended the worker's thread that reads variables."""
+    name = numpy.str_("x")
+    assert ask.run(numpy.str_("x = [1, 2]"), type=numpy.str_("script"), time_limit=numpy.float64(20))["state"] == "done"
+    assert ask("set_variable", name=numpy.str_("w"), variable=name, value=5) is True
+    assert ask("get_variable", name="w", variable=[name], encoding="json") == {"x": 5}
+    assert ask("get_value", name="w", variable=name)["value"] == 5
+    assert ask("get_status", name="w")["restarts"] == 0
 
 
 def test_the_record_tells_all_ends_apart(ask: Asker) -> None:
