@@ -260,6 +260,7 @@ def _count(described: dict[str, Any]) -> dict[str, Any]:
         "version": str(described["version"]),
         "last_inference": 0 if last is None else int(last * 1000),
         "inference_count": described["predictions"],
+        "execution_count": described["executions"],
         "inference_stats": {
             "success": {"count": described["predictions"]},
             "fail": {"count": described["failed_predictions"]},

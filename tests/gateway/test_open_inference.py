@@ -131,6 +131,7 @@ def test_inferences_are_counted(http: httpx.Client, models: ScriptedModels) -> N
         "version": "2",
         "last_inference": 1700000000250,
         "inference_count": 5,
+        "execution_count": 3,
         "inference_stats": {"success": {"count": 5}, "fail": {"count": 1}},
     }
     for path in ("/v2/models/stats", "/v2/models/half/stats", "/v2/models/half/versions/2/stats"):

@@ -163,6 +163,7 @@ def test_models_are_loaded_updated_and_unloaded(client: Any, models: Any) -> Non
     assert error_of(client.load_model, "half", config="{}", files={"file:1/model.pb": b"x"})[0] == "400"
     (stats,) = client.get_inference_statistics(headers=login())["model_stats"]
     assert (stats["name"], stats["version"]) == ("half", str(version + 2))
+    assert (stats["inference_count"], stats["execution_count"]) == (2, 2)
     client.unload_model("half", headers=login())
     assert not client.is_model_ready("half", headers=login())
     assert error_of(client.infer, "half", [tensor("x", ROWS)])[0] == "404"

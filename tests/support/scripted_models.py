@@ -29,6 +29,7 @@ def description(name: str, version: int = 2) -> dict[str, Any]:
         "max_batch": 7,
         "safe_mode": False,
         "predictions": 5,
+        "executions": 3,
         "failed_predictions": 1,
         "last_prediction": 1700000000.25,
         "default_signature": "serving_default",

@@ -72,6 +72,7 @@ class Batcher:
         self._distrusted: set[tuple[str, str]] = set()
         self._joined = 0
         self._failed_proofs = 0
+        self._runs = 0
 
     def joins(self, signature: Signature) -> bool:
         """Tell whether predictions of all outputs of a signature are joined, as far as is known by now."""
@@ -88,9 +89,19 @@ class Batcher:
                 answers[index] = answer
         return answers
 
+    def take_runs(self) -> int:
+        """Return how often the model has run without an error since this was asked last."""
+        runs, self._runs = self._runs, 0
+        return runs
+
+    def _count_run(self, signature: Signature, feeds: dict[str, Any], outputs: tuple[str, ...]) -> Mapping[str, Any]:
+        answer = self._run(signature, feeds, outputs)
+        self._runs += 1
+        return answer
+
     def _alone(self, query: Query) -> _Answer:
         try:
-            return self._run(*query)
+            return self._count_run(*query)
         except Exception as error:  # noqa: BLE001 - whatever the model raises is this prediction's outcome
             return error
 
@@ -145,7 +156,7 @@ class Batcher:
             unsure = list(outputs)
         feeds = [*(query.feeds for query in members), *odd]
         try:
-            joined = self._run(signature, join(feeds), outputs)
+            joined = self._count_run(signature, join(feeds), outputs)
         except Exception:  # noqa: BLE001 - run alone, the one that is to blame raises it again
             return self._apart(members, outputs, bool(odd))
         counts = [len(next(iter(each.values()))) for each in feeds]

@@ -95,6 +95,7 @@ class Catalog:
                 **model.description,
                 "versions": {**versions, str(current): "AVAILABLE"},
                 "predictions": model.predictions,
+                "executions": model.executions,
                 "failed_predictions": model.failed,
                 "last_prediction": model.last_prediction,
             }
@@ -144,6 +145,7 @@ class Catalog:
                 return  # not ended: the server begins to end, and will not hear of it
             if record.state is JobState.DONE:
                 model.predictions += 1
+                model.executions += 0 if record.value is None else record.value.runs
             else:
                 model.failed += 1
             model.last_prediction = record.ended
@@ -159,14 +161,15 @@ class Catalog:
 class _Model:
     """A model, and who has it."""
 
-    __slots__ = ("_worker", "description", "failed", "last_prediction", "predictions")
+    __slots__ = ("_worker", "description", "executions", "failed", "last_prediction", "predictions")
 
     def __init__(self, description: dict[str, Any], worker: object | None) -> None:
         self.description = description
         # It may know its workspace, which must be able to go.
         self._worker = None if worker is None else weakref.ref(worker)
-        #: How many predictions it has made and how many have failed, since it was deployed.
+        #: How many predictions it has made, in how many runs, and how many have failed, since it was deployed.
         self.predictions = 0
+        self.executions = 0
         self.failed = 0
         #: When the last one ended, in seconds since 1970.
         self.last_prediction: float | None = None

@@ -99,9 +99,9 @@ DESCRIBE = Command(
     "Tell what is deployed; never waits for a job.",
     (NAME,),
     "null where nothing is; else name, path, format, platform, device, version, versions, load_time, predictions,"
-    " failed_predictions, last_prediction, max_batch, default_signature and signatures: by name inputs and outputs, each by name"
-    " dtype and shape; replicas: of each workspace, state, version and waiting. With several also min_replicas, max_replicas and"
-    " idle_time.",
+    " executions (runs of the model, of which each may have made several predictions), failed_predictions, last_prediction,"
+    " max_batch, default_signature and signatures: by name inputs and outputs, each by name dtype and shape; replicas: of each"
+    " workspace, state, version and waiting. With several also min_replicas, max_replicas and idle_time.",
 )
 GET_RESULT = workspace.GET_RESULT._replace(
     result="true, false or null; of a prediction that ran, and was asked for as JSON, the list of its arrays; of all jobs a list"

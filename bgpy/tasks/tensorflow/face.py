@@ -220,8 +220,9 @@ class Model:
         description
             name, path, format, platform, device, version, versions (their states), load_time (seconds), max_batch,
             default_signature, signatures (by name: inputs and outputs, each by name with dtype and shape); and since it was
-            deployed predictions, failed_predictions and last_prediction (seconds since 1970). Also replicas, and where there are
-            several min_replicas, max_replicas and idle_time.
+            deployed predictions, executions (runs, of which each may have made several predictions), failed_predictions and
+            last_prediction (seconds since 1970). Also replicas, and where there are several min_replicas, max_replicas and
+            idle_time.
         """
         return _describe(self._server, self.workspace)
 

@@ -78,9 +78,13 @@ class ModelHost:
             except Exception as error:  # noqa: BLE001 - what is wrong with one request is the outcome of that one
                 outcomes[place] = error
         if self._deployed is not None:
-            answers = self._deployed.batcher.answer([query for query, _ in requests])
+            batcher = self._deployed.batcher
+            answers = batcher.answer([query for query, _ in requests])
             for place, (_, reply), answer in zip(places, requests, answers, strict=True):
                 outcomes[place] = answer if isinstance(answer, Exception) else _made(reply, answer)
+            first = next((place for place in places if isinstance(outcomes[place], Value)), None)
+            if first is not None:
+                outcomes[first] = outcomes[first]._replace(runs=batcher.take_runs())
         return outcomes
 
     def _deploy(self, argument: Mapping[str, Any]) -> dict[str, Any]:

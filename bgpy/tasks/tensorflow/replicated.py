@@ -174,6 +174,7 @@ class ReplicatedModel:
         return {
             **best,
             "predictions": sum(each["predictions"] for each in having),
+            "executions": sum(each["executions"] for each in having),
             "failed_predictions": sum(each["failed_predictions"] for each in having),
             "last_prediction": max(times, default=None),
             "min_replicas": low,

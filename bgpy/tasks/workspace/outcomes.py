@@ -19,7 +19,8 @@ def close_outcome(outcome: Outcome) -> dict[str, Any]:
     state, value, error = outcome[:3]
     if value is not None:
         packed = None if value.packed is None else close_value(value.packed)
-        return {"state": state, "json": value.json, "packed": packed, "type": value.type, "nulls": value.nulls}
+        fields = {"state": state, "json": value.json, "packed": packed, "type": value.type, "nulls": value.nulls}
+        return {**fields, "runs": value.runs} if value.runs else fields
     return {} if error is None else {"state": state, "error": error}
 
 
@@ -39,5 +40,5 @@ def take_outcome(fields: dict[str, Any]) -> Outcome:
     if "json" in fields:
         packed = None if fields["packed"] is None else take_value(fields["packed"])
         # Of an older worker, on Ray, without the last ones.
-        value = Value(fields["json"], packed, fields.get("type"), tuple(fields.get("nulls", ())))
+        value = Value(fields["json"], packed, fields.get("type"), tuple(fields.get("nulls", ())), fields.get("runs", 0))
     return Outcome(fields["state"], value, fields.get("error"))

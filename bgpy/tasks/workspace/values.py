@@ -64,12 +64,15 @@ class Value(NamedTuple):
         The name of its type, so that a text which is a table or a picture is known for one; None where nobody has said.
     nulls
         What nulls in the JSON stand for, where that is not only None: see `bgpy.encoding.other_nulls`.
+    runs
+        Of a call, how many runs are to be counted with it. Where several values come of one run, one of them has it.
     """
 
     json: Any
     packed: Packed | None
     type: str | None = None
     nulls: tuple[str, ...] = ()
+    runs: int = 0
 
     def size(self, enough: int) -> int:
         """Return about how many bytes it has; where they are more than `enough`, no more than that is looked at."""

@@ -61,6 +61,21 @@ def test_waiting_predictions_run_as_one_and_each_gets_its_own_rows() -> None:
     assert runs.rows == [4]
 
 
+def test_runs_are_counted_once_each_and_without_those_that_failed() -> None:
+    batcher, _ = trusting(double)
+    assert batcher.take_runs() == 3  # two together for the proof, and each alone
+    batcher.answer([query(1.0), query(2.0, 3.0), query(4.0)])
+    batcher.answer([query(1.0)])
+    assert (batcher.take_runs(), batcher.take_runs()) == (2, 0)
+
+    def fail(feeds: dict[str, Any]) -> dict[str, Any]:
+        raise ValueError("no")
+
+    batcher = Batcher(Runs(fail), 64)
+    batcher.answer([query(1.0), query(2.0)])
+    assert batcher.take_runs() == 0
+
+
 def test_no_batch_has_more_rows_than_allowed_and_no_prediction_is_split() -> None:
     batcher, runs = trusting(double, max_rows=4)
     asked = [query(*range(1, count + 1)) for count in (3, 2, 1, 9, 2)]

@@ -67,8 +67,10 @@ class Story:
     def unload(self, state: JobState = JobState.DONE, number: int | None = None) -> None:
         self.catalog.ended(self.home, self.record("undeploy", state, None, number))
 
-    def predict(self, state: JobState = JobState.DONE) -> None:
-        self.catalog.ended(self.home, self.record("predict", state))
+    def predict(self, state: JobState = JobState.DONE, runs: int = 0) -> None:
+        record = self.record("predict", state)
+        record.value = Value(None, None, runs=runs) if state is JobState.DONE else None
+        self.catalog.ended(self.home, record)
 
     @property
     def known(self) -> dict[str, Any]:
@@ -97,6 +99,7 @@ def test_what_was_deployed_is_described_until_it_is_undeployed(story: Story) -> 
         "max_batch": 8,
         "versions": {"1": "AVAILABLE"},
         "predictions": 0,
+        "executions": 0,
         "failed_predictions": 0,
         "last_prediction": None,
     }
@@ -120,11 +123,12 @@ def test_predictions_are_counted_from_the_deploy_on_and_through_updates(story: S
     story.predict(JobState.FAILED)
     story.predict(JobState.CANCELLED)
     story.load(2, "update")
-    story.predict()
-    assert (story.known["predictions"], story.known["failed_predictions"]) == (2, 1)
+    story.predict(runs=2)
+    assert (story.known["predictions"], story.known["executions"], story.known["failed_predictions"]) == (2, 2, 1)
     assert story.known["last_prediction"] == 1000.0 + story.number
     assert story.known["versions"] == {"1": "END", "2": "AVAILABLE"}
     story.load(3)
+    assert story.known["executions"] == 0
     assert (story.known["predictions"], story.known["failed_predictions"], story.known["last_prediction"]) == (0, 0, None)
 
 

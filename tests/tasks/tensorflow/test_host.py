@@ -158,6 +158,13 @@ def test_each_prediction_of_a_batch_has_its_own_outcome(host: ModelHost, two: Pa
         assert str(shape).endswith("the value has the shape [1, 1]. The model's inputs are x: float32 [?, 3].")
 
 
+def test_the_first_value_of_a_batch_tells_how_often_the_model_has_run(host: ModelHost, two: Path) -> None:
+    deploy(host, two)
+    runs = [[getattr(each, "runs", None) for each in host.predict([ask({"z": 1}), ask(X), ask(X)])] for _ in range(2)]
+    assert runs == [[None, 3, 0], [None, 1, 0]]  # first with the proof that they may be joined
+    assert [each.runs for each in host.predict([ask(X)]) if isinstance(each, Value)] == [1]
+
+
 def test_only_the_row_that_the_model_refuses_fails(host: ModelHost, folder: Path) -> None:
     deploy(host, models.raising(folder / "raising"))
     for _ in range(2):

@@ -86,7 +86,7 @@ def test_model_is_deployed_asked_updated_and_let_go(workspace: Workspace, paths:
     model.update(paths.triple)
     assert np.array_equal(model.predict({"x": x}, "y")[0], 3 * x)
     described = model.describe()
-    assert (described["version"], described["predictions"]) == (before + 1, 3)
+    assert (described["version"], described["predictions"], described["executions"]) == (before + 1, 3, 3)
     assert described["versions"] == {**{str(n): "END" for n in range(1, before + 1)}, str(before + 1): "AVAILABLE"}
     model.undeploy()
     for ask in (lambda: model.predict({"x": x}), model.undeploy):
