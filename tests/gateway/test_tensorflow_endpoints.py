@@ -99,6 +99,13 @@ def test_serving_predicts_in_rows_and_columns(model_http: httpx.Client) -> None:
     assert answer.json() == {"predictions": [{"sum": 3, "difference": -1}, {"sum": 8, "difference": -2}]}
 
 
+def test_predict_takes_bytes_as_it_gives_them(model_http: httpx.Client, models: Any) -> None:
+    ask(model_http, "deploy", path=str(models.strings), timeout=30)
+    texts = [{"b64": "/wBh"}, "ä"]
+    answer = ask(model_http, "predict", feed_dict={"text": texts}, fetches=["upper", "length"], timeout=30)
+    assert answer["result"] == [[{"b64": "/wBB"}, "ä"], [3, 2]]
+
+
 def test_serving_takes_bytes(model_http: httpx.Client, models: Any) -> None:
     ask(model_http, "deploy", path=str(models.strings), timeout=30)
     answer = model_http.post("/v1/models/half:predict", json={"inputs": {"text": [{"b64": "YWJj"}, "x"]}})

@@ -6,7 +6,6 @@ A reply has the form of its request. Bytes in, arrays out, and back: nothing her
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -25,7 +24,7 @@ from bgpy.tasks.tensorflow.bodies import (
     tensor_json,
     write_json,
 )
-from bgpy.tasks.tensorflow.signatures import Signature, TensorInfo
+from bgpy.tasks.tensorflow.signatures import Signature, TensorInfo, decode_base64, is_base64
 
 #: An output whose name ends so has bytes, not text.
 BYTES_SUFFIX = "_bytes"
@@ -110,7 +109,7 @@ def _parse_predict(document: Document, signature: Signature) -> Request:
 
 def _read_columns(value: Any, signature: Signature, literals: bool) -> dict[str, Any]:
     infos = signature.inputs
-    if type(value) is dict and not _is_base64(value):
+    if type(value) is dict and not is_base64(value):
         for name in infos:
             if name not in value:
                 raise ModelInputError(f"Missing named input: {name} in 'inputs' object.")
@@ -186,21 +185,16 @@ def _tensor(value: Any, info: TensorInfo, literals: bool) -> Any:
     return read_tensor(value, info.dtype, literals=literals, decode=_decode_base64)
 
 
-def _is_base64(value: Any) -> bool:
-    return type(value) is dict and len(value) == 1 and type(value.get("b64")) is str
-
-
 def _is_named(item: Any) -> bool:
-    return type(item) is dict and not _is_base64(item)
+    return type(item) is dict and not is_base64(item)
 
 
 def _decode_base64(value: dict[str, Any]) -> bytes:
-    if not _is_base64(value):
+    if not is_base64(value):
         raise ModelInputError(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
-    text = "".join(value["b64"].split())
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except ValueError:  # of base64, or of a text that is not ASCII
+        return decode_base64(value)
+    except ValueError:
         raise ModelInputError("Unable to base64 decode") from None
 
 
@@ -269,7 +263,7 @@ def _features(item: Any) -> dict[str, list[Any]]:
 
 
 def _feature_value(name: str, value: Any) -> Any:
-    if value is None or type(value) is list or (type(value) is dict and not _is_base64(value)):
+    if value is None or type(value) is list or (type(value) is dict and not is_base64(value)):
         raise ModelInputError(f"Feature: {name} has element with unexpected JSON type: {json_type(value)}")
     if type(value) is dict:
         return _decode_base64(value)

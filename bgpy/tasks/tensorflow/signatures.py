@@ -11,12 +11,13 @@ integers     integers and bools that fit the range, and floats that are whole nu
 floats       integers that stay exactly what they are; float64, which is what Python's floats are, rounded to the width of the
              model's; narrower floats that stay what they are. No finite number becomes an infinity
 complex      as floats, and complex numbers
-string       texts, as UTF-8, and bytes
+string       texts, as UTF-8; bytes; and ``{"b64": TEXT}``, which is what JSON has for bytes that are no text
 ===========  =========================================================================================================
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -360,6 +361,22 @@ def _bytes(item: Any) -> bytes:
         return str.encode(item, "utf-8", "surrogatepass")
     if isinstance(item, bytes):
         return bytes(item)
+    if is_base64(item):
+        try:
+            return decode_base64(item)
+        except ValueError:
+            raise _UnfitError("the value holds a b64 that is no base64") from None
     if isinstance(item, (list, tuple)):
         raise _UnfitError("the lists of the value have different lengths")
     raise _UnfitError(f"the value holds {'None' if item is None else 'a ' + type(item).__name__}")
+
+
+def is_base64(value: object) -> bool:
+    """Tell whether a value is what JSON has for bytes here, as in TensorFlow Serving: ``{"b64": TEXT}``."""
+    return type(value) is dict and len(value) == 1 and type(value.get("b64")) is str
+
+
+def decode_base64(value: dict[str, str]) -> bytes:
+    """Return the bytes of what is `is_base64`, with its padding or without; raises ValueError for what is no base64."""
+    text = "".join(value["b64"].split())
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

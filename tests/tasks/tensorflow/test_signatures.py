@@ -51,6 +51,7 @@ def refusal(dtype: str, value: Any, shape: tuple[int | None, ...] | None = (None
         ("string", ["ä", b"\xff\x00", np.str_("c")], ["ä".encode(), b"\xff\x00", b"c"]),
         ("string", np.array(["a", "bc"]), [b"a", b"bc"]),
         ("string", [], []),
+        ("string", [{"b64": "/wA="}, "a", {"b64": "YQ"}], [b"\xff\x00", b"a", b"a"]),
         ("bool", [], []),
     ],
 )
@@ -84,6 +85,8 @@ def test_values_are_cast_where_nothing_is_lost(dtype: str, value: Any, result: A
         ("bool", [1.0], "the value is float64"),
         ("bool", [None], "the value holds None"),
         ("string", [1], "the value holds a int"),
+        ("string", [{"b64": "ä"}], "the value holds a b64 that is no base64"),
+        ("string", [{"b64": "YQ", "x": 1}], "the value holds a dict"),
         ("string", np.array([1.0]), "the value is float64"),
         ("string", [["a"], ["b", "c"]], "the lists of the value have different lengths"),
         ("float32", np.array(["2026-01-01"], "datetime64[D]"), "the value is datetime64[D]"),
