@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, Dialer, check_message_size
 from bgpy.errors import OwnServerError, RequestTimeoutError, ServerNotFoundError
 from bgpy.held import get_held_instances
+from bgpy.logs import LOG_FORMAT
 from bgpy.protocol.calls import GRACE, STATUS_LANE
 from bgpy.protocol.exchange import Open
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
@@ -165,6 +166,6 @@ def _open_log(level: str | int | None, path: str | None) -> logging.Handler | No
     if path is None:
         return None
     handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
     _log.addHandler(handler)
     return handler

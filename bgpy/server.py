@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from bgpy.addresses import all_loopback, resolve_addresses
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, check_message_size
 from bgpy.errors import ConnectError, ServerStartError, TlsError, TokenError
+from bgpy.logs import LOG_FORMAT
 from bgpy.records import Registry
-from bgpy.serving.running import LOG_FORMAT, Running, Settings
+from bgpy.serving.running import Running, Settings
 from bgpy.sockets import ClientSocket, respond
 from bgpy.taskset import TaskSet
 from bgpy.tls import Tls

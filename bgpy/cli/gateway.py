@@ -26,6 +26,7 @@ from bgpy.cli.options import (
     token_options,
     traceback_option,
 )
+from bgpy.logs import log_to_standard_error
 
 if TYPE_CHECKING:
     from bgpy.cli.pairing import Pair
@@ -147,7 +148,7 @@ def gateway(
     else:
         host, port = _find(access, place, token)
         settings = settings._replace(host=host, port=port)
-    _log_to_standard_error(log_level)
+    log_to_standard_error(log_level)
     to = ", ".join(places) or str(place)
 
     def ready(url: str) -> None:
@@ -222,7 +223,7 @@ def serve(
         ends = "bgpy terminate" if name == DEFAULT_NAME else f"bgpy terminate --name {name}"
         click.echo(f"Their log: {server.log_file}. {ends} ends both.")
         return
-    _log_to_standard_error(log_level)
+    log_to_standard_error(log_level)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as a background server does: a module of the user's may lie here
     pair = Pair(config, token)
@@ -299,10 +300,3 @@ def _way_in(entrance: Entrance, ask: bool, token_file: str | None) -> str:
     if token_file is not None:
         return f"Log in with the token in {token_file}."
     return f"Log in with the token in {shared_token_place()}."
-
-
-def _log_to_standard_error(level: str) -> None:
-    import logging
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("bgpy").setLevel(level.upper())

@@ -23,6 +23,7 @@ from typing import Any
 
 from bgpy import errors
 from bgpy.errors import BgpyError, ServerStartError
+from bgpy.logs import log_to_standard_error
 from bgpy.sockets import ClientSocket
 from bgpy.system import read_pipe, write_pipe
 from bgpy.taskset import TaskSet
@@ -234,7 +235,7 @@ def serve_paired() -> int:
         _answer({"ok": False, **_describe(error)})
         return 1
     signal.signal(signal.SIGTERM, lambda number, frame: server.stop())
-    _log_to_standard_error(level)
+    log_to_standard_error(level)
     threading.Thread(target=_wait_for_end_of_input, args=(server.stop,), name="bgpy-lifeline", daemon=True).start()
     exit_codes: list[int] = []
     # Not in this thread, in which it would take Ctrl-C for its own.
@@ -297,10 +298,3 @@ def _read_line(process: subprocess.Popen[bytes], deadline: float) -> dict[str, A
         received += chunk
     answer: dict[str, Any] = json.loads(received)
     return answer
-
-
-def _log_to_standard_error(level: str) -> None:
-    import logging
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("bgpy").setLevel(level)

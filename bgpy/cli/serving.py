@@ -22,6 +22,7 @@ from bgpy.cli.options import (
     read_address,
 )
 from bgpy.cli.showing import duration, print_json, print_table
+from bgpy.logs import LOG_FORMAT
 
 if TYPE_CHECKING:
     from bgpy.server import Server
@@ -172,7 +173,7 @@ def _log_to(path: str | None, level: str) -> None:
     import logging
 
     # The root's level, as in the background: what the tasks log belongs there as well.
-    logging.basicConfig(filename=path, format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=level.upper())
+    logging.basicConfig(filename=path, format=LOG_FORMAT, level=level.upper())
 
 
 def _old_log(place: Place) -> str | None:

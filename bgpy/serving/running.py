@@ -17,6 +17,7 @@ from bgpy._version import __version__
 from bgpy.addresses import format_address
 from bgpy.connection import Connection
 from bgpy.errors import ServerStartError
+from bgpy.logs import LOG_FORMAT
 from bgpy.protocol.messages import MessageType, load
 from bgpy.records import HeldRecord, Record, Registry
 from bgpy.serving.budget import MemoryBudget
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 #: How many messages of the largest size all connections together may hold.
 _BUDGET_MESSAGES = 4
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Settings(NamedTuple):
