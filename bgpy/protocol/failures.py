@@ -75,11 +75,11 @@ def remote_error(exception: BaseException) -> RemoteError:
 
     try:
         message = str(exception)
-    except Exception as broken:  # noqa: BLE001 - an exception of the user whose own __str__ raises
+    except BaseException as broken:  # noqa: BLE001 - an exception of the user whose own __str__ raises, SystemExit perhaps
         message = f"<no message: its __str__ raised {type(broken).__name__}>"
     try:
         text = "".join(traceback.format_exception(type(exception), exception, exception.__traceback__))
-    except Exception as broken:  # noqa: BLE001 - as above
+    except BaseException as broken:  # noqa: BLE001 - as above
         text = f"<no traceback: {type(broken).__name__} while it was formatted>"
     kind = type(exception)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -136,6 +136,18 @@ def test_an_exception_that_cannot_be_pickled_is_told_by_its_three_strings() -> N
     assert not payload.by_value
 
 
+@pytest.mark.parametrize("raised_by_str", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_an_exception_whose_text_ends_the_program_is_told_all_the_same(raised_by_str: type[BaseException]) -> None:
+    class Ending(Exception):
+        def __str__(self) -> str:
+            raise raised_by_str
+
+    told = remote_error(raised(Ending()))
+    assert told.type_name.endswith("Ending")
+    assert told.message == f"<no message: its __str__ raised {raised_by_str.__name__}>"
+    assert told.traceback_text
+
+
 def test_an_exception_that_cannot_be_unpickled_is_told_by_its_three_strings() -> None:
     arrived = travel(remote_error(raised(KeywordOnly(value=1))), KeywordOnly(value=1))
     assert isinstance(arrived, RemoteError)
