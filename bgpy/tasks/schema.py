@@ -25,9 +25,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 _NUMBERS = frozenset({int, float})
-#: For a value of a class of the user's that is one of these too, such as a string of NumPy's or a member of an enum: what makes
-#: it one of these alone, which anybody can take.
-_PLAIN: tuple[tuple[type, Callable[[Any], Any]], ...] = ((str, str.__str__), (int, int.__int__), (float, float.__float__))
+#: What is plain JSON data by its type alone.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 #: So deep may the lists and objects of a value be.
 _MAX_DEPTH = 100
 _NONE: frozenset[type] = frozenset()
@@ -184,16 +183,12 @@ def _check_field(command: str, field: Field, message: Mapping[str, Any]) -> Any:
         raise RefusedError(f"The field {field.name!r} of {command} is {field.minimum:g} or more, not {value!r:.50}", field.name)
     if field.fields:
         return _check_inside(field, value)
-    return _plain(value) if field.types else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    for kind, make in _PLAIN:
-        if isinstance(value, kind) and type(value) is not bool:
-            return make(value)
-    return value
+    if not field.types:
+        return value
+    try:
+        return make_plain(value)
+    except TypeError as error:
+        raise RefusedError(f"The field {field.name!r} of {command} is JSON data: {error}", field.name) from None
 
 
 def _check_inside(field: Field, value: Any) -> Any:
@@ -213,13 +208,23 @@ def is_type(value: object, word: str) -> bool:
     return isinstance(value, _TYPES[word])
 
 
-def is_json(value: object, depth: int = 0) -> bool:
-    """Tell whether a value is plain JSON data, of no class of the user's, and not too deep."""
-    kind = type(value)
-    if kind in (str, int, float, bool, type(None)):
-        return True
+def make_plain(value: Any, depth: int = 0) -> Any:
+    """
+    Return JSON data in the basic types themselves: what a worker is told knows no class of the user's, such as those of NumPy.
+
+    Raises TypeError for what is no JSON data, or too deep.
+    """
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, (int, float)):
+        return int.__int__(value) if isinstance(value, int) else float.__float__(value)
     if depth > _MAX_DEPTH:
-        return False
-    if kind is list or kind is tuple:
-        return all(is_json(item, depth + 1) for item in value)  # type: ignore[attr-defined]  # a list or a tuple
-    return kind is dict and all(type(key) is str and is_json(item, depth + 1) for key, item in value.items())  # type: ignore[attr-defined]
+        raise TypeError(f"it is more than {_MAX_DEPTH} levels deep")
+    if isinstance(value, (list, tuple)):
+        items = [item if type(item) in _PLAIN else make_plain(item, depth + 1) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {str.__str__(key): make_plain(item, depth + 1) for key, item in value.items()}
+    raise TypeError(f"a {type(value).__name__} is none" if not isinstance(value, dict) else "a key of it is no text")

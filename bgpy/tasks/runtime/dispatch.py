@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from bgpy.encoding import to_json
 from bgpy.errors import (
     BgpyError,
     ModelDataError,
@@ -29,7 +30,7 @@ from bgpy.tasks.runtime.messages import FIRST, Message, Status, Story
 from bgpy.tasks.runtime.predictions import Prediction
 from bgpy.tasks.runtime.sessions import ANNOUNCE, RunSession, Sessions
 from bgpy.tasks.runtime.uploads import check_upload
-from bgpy.tasks.schema import checker, is_json, unknown_command
+from bgpy.tasks.schema import checker, make_plain, unknown_command
 from bgpy.tasks.workspace.answering import SMALL_ANSWER, answer_at_end, refused
 
 #: Seconds of silence after which a listener gets a sign of life: without sending, nobody learns that a client has gone.
@@ -120,9 +121,11 @@ def _run_model(sessions: Sessions, fields: Fields, client_socket: ClientSocket) 
     asked = fields["model"]
     if not asked["is_data"] and not isinstance(asked["data"], str):
         raise RefusedError("The field 'data' of model is the path of a file, a string, where 'is_data' is false", "data")
-    if not is_json(asked["data"]):
-        raise RefusedError("The field 'data' of model is plain JSON data: make lists of arrays", "data")
     timeout, session = _seconds(asked["timeout"]), sessions.find(asked["sessionId"])
+    try:
+        data = make_plain(asked["data"])
+    except TypeError:
+        data = to_json(asked["data"])  # as `Run.run_model` does, arrays for instance
     over = threading.Event()
 
     def answer(prediction: Prediction) -> None:
@@ -142,7 +145,7 @@ def _run_model(sessions: Sessions, fields: Fields, client_socket: ClientSocket) 
 
     if client_socket.awaited and client_socket.deferrable:
         client_socket.defer(timeout + _MARGIN)
-    sessions.predict(session, asked["name"], asked["is_data"], asked["data"], timeout, tell)
+    sessions.predict(session, asked["name"], asked["is_data"], data, timeout, tell)
     if not client_socket.deferrable:
         over.wait(timeout + _MARGIN)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError, WorkspaceNotFoundError
 from bgpy.inspection.windows import read_window
 from bgpy.sockets import ClientSocket
-from bgpy.tasks.schema import checker, is_json, unknown_command
+from bgpy.tasks.schema import checker, make_plain, unknown_command
 from bgpy.tasks.workspace import commands
 from bgpy.tasks.workspace.answering import Pushed, push_and_answer, refused
 from bgpy.tasks.workspace.jobs import JobRecord
@@ -218,8 +218,10 @@ def _get_statistics(workspaces: Workspaces, client_socket: ClientSocket, fields:
 def _set_variable(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) -> bool:
     workspace, name, value = workspaces[fields["name"]], fields["variable"], fields["value"]
     _check_variable(name, "variable")
-    if not isinstance(value, Packed) and not is_json(value):
-        raise RefusedError("The field 'value' of set_variable is plain JSON data, or a Packed", "value")
+    try:
+        value = value if isinstance(value, Packed) else make_plain(value)
+    except TypeError as error:
+        raise RefusedError(f"The field 'value' of set_variable is JSON data, or a Packed: {error}", "value") from None
     write_variable(workspace, name, value)
     return True
 

@@ -65,7 +65,8 @@ class Value(NamedTuple):
     nulls
         What nulls in the JSON stand for, where that is not only None: see `bgpy.encoding.other_nulls`.
     runs
-        Of a call, how many runs are to be counted with it. Where several values come of one run, one of them has it.
+        Of a call, how many runs are to be counted with it, for who hears of its end; no store has it. Where several values come
+        of one run, one of them has it.
     """
 
     json: Any

@@ -153,6 +153,15 @@ def test_load_makes_replicas_and_idle_time_takes_them_away(desk: Desk, monkeypat
     assert desk.run("predict")["state"] == "done"
 
 
+def test_an_idle_time_of_a_class_of_its_own_comes_to_the_worker_as_a_plain_number(desk: Desk) -> None:
+    class Seconds(float):
+        pass
+
+    desk.run("deploy", path="m", max_replicas=2, idle_time=Seconds(0.5))
+    known = desk.ask("describe")["idle_time"]
+    assert (known, type(known)) == (0.5, float)
+
+
 def test_a_prediction_that_comes_when_one_more_is_due_does_not_put_that_off(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicas, "BUSY_TIME", 0.3)
     now = [0.0]

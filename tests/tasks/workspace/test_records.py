@@ -69,6 +69,7 @@ data = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=5,
 )
+packed = st.none() | st.builds(Packed, st.binary(), st.lists(st.binary()).map(tuple))
 records = st.builds(
     JobRecord,
     workspace=texts,
@@ -78,7 +79,7 @@ records = st.builds(
     clear=st.booleans(),
     time_limit=times,
     state=st.sampled_from([state for state in JobState if state.ended]),
-    value=st.none() | st.builds(Value, data, st.none() | st.builds(Packed, st.binary(), st.lists(st.binary()).map(tuple))),
+    value=st.none() | st.builds(Value, data, packed, runs=st.just(0)),
     error=st.none() | st.fixed_dictionaries({"type": texts, "message": texts, "traceback": texts}),
     stdout=st.binary(),
     stderr=st.binary(),
