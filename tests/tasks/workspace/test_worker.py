@@ -13,7 +13,7 @@ from support.backends import PATIENCE, Recorder, Session
 
 from bgpy.system import workers
 from bgpy.tasks.workspace import worker
-from bgpy.tasks.workspace.backends import Outcome
+from bgpy.tasks.workspace.backends import Order, Outcome
 from bgpy.tasks.workspace.backends import driver as driver_module
 from bgpy.tasks.workspace.backends import process as process_module
 from bgpy.tasks.workspace.backends.process import ProcessBackend, Spawner
@@ -200,6 +200,22 @@ def test_a_message_that_is_too_large_does_not_end_the_worker(make: Callable[...,
     session.run("x = 'y' * 1_000_000")
     with pytest.raises(Exception, match="limit is 100,000"):
         session.backend.read(["x"], "json", None, PATIENCE)
+    assert session.value("1 + 1") == 2
+
+
+def test_a_job_that_cannot_be_sent_has_failed_and_the_worker_lives_on(make: Callable[..., Session]) -> None:
+    session = make(max_size=100_000)
+    deep: Any = 1
+    for _ in range(10_000):
+        deep = [deep]
+    session.backend.run(Order(100, "deep", "", False, "host", [(100, {"data": deep})]))
+    session.backend.run(Order(101, "script", "x" * 200_000, False))
+    for number, kind, reason in ((100, "RecursionError", "recursion"), (101, "MessageTooLargeError", "limit is 100,000")):
+        state, _, error, _ = session.recorder.outcome(number)
+        assert error is not None
+        assert (state, error["type"]) == ("failed", kind)
+        assert error["message"].startswith("It cannot be sent to its worker: ")
+        assert reason in error["message"]
     assert session.value("1 + 1") == 2
 
 

@@ -124,6 +124,10 @@ class ProcessBackend(DistantBackend):
             self._send(ends.jobs, order)
         except OSError:
             pass  # as above
+        except Exception as error:  # noqa: BLE001 - too deep, too large, no plain data: nothing of it was sent, so nobody ends it
+            self._driver.running = None
+            message = f"It cannot be sent to its worker: {error}"
+            self.ended(order.number, Outcome("failed", None, {"type": type(error).__name__, "message": message, "traceback": ""}))
 
     def kill(self) -> bool:
         """See `Backend`."""
