@@ -255,6 +255,11 @@ def test_an_exception_that_cannot_be_shown_fails_the_job_all_the_same(jobs: Jobs
     assert all(type(text) is str for text in outcome.error.values())
 
 
+def test_an_exception_that_tells_nothing_of_itself_fails_the_job_all_the_same(jobs: Jobs) -> None:
+    error = jobs.error("class Mute(Exception):\n    def __getattribute__(self, name): raise RuntimeError(name)\nraise Mute(1)")
+    assert (error["type"], error["message"]) == ("Mute", "1")
+
+
 def test_texts_of_an_error_are_bounded(jobs: Jobs) -> None:
     error = jobs.error("raise ValueError('x' * 10_000_000)")
     assert len(error["message"]) == module.MAX_TEXT
