@@ -360,7 +360,8 @@ def describe_error(error: BaseException, filename: str) -> dict[str, str]:
     except BaseException as broken:  # noqa: BLE001 - an exception of the user may raise anything while it is shown
         name, text = str(type.__dict__["__name__"].__get__(kind)), f"<no traceback: {type(broken).__name__} while it was made>"
     # By its type: `isinstance` would ask the error itself, which may raise.
-    message = safe_text(error.code if issubclass(kind, SystemExit) else error)
+    told: Any = error
+    message = safe_text(told.code if issubclass(kind, SystemExit) else told)
     return {"type": plain_text(name), "message": plain_text(message[:MAX_TEXT]), "traceback": plain_text(text[-MAX_TEXT:])}
 
 
