@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -32,6 +33,27 @@ def make() -> Iterator[Callable[[], Session]]:
 
 def told_progress(session: Session) -> list[tuple[Any, ...]]:
     return [each for each in session.recorder.told if each[0] == "progress"]
+
+
+FORK = """
+import os, warnings
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    child = os.fork()
+if not child:
+    {ends}
+status = os.waitpid(child, 0)[1] if child else None
+os.waitstatus_to_exitcode(status) if child else None
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.parametrize(("ends", "code"), [("pass", 0), ("raise ValueError", 1), ("raise SystemExit(3)", 1), ("os._exit(5)", 5)])
+def test_a_child_that_a_job_forks_ends_where_the_job_does(make: Callable[[], Session], ends: str, code: int) -> None:
+    """It waited for the next job as the thread does, for ever, and with it the job that waited for it."""
+    session = make()
+    assert session.value(FORK.format(ends=ends)) == code
+    assert session.value("1 + 1") == 2
 
 
 BESIDE = """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import os
 import queue
 import sys
 import threading
@@ -18,6 +19,7 @@ from functools import partial
 from typing import Any, Literal
 
 from bgpy.errors import BgpyError, RefusedError, SerializationError
+from bgpy.system import workers
 from bgpy.system.waiting import within
 from bgpy.tasks.workspace.backends import Abilities, Listener, Order, Outcome
 from bgpy.tasks.workspace.interpreter import Interpreter, safe_text
@@ -208,9 +210,12 @@ class ThreadBackend:
         _BACKEND.set(self)
         SINK.set(self._sink)
         self._shield.thread = _thread.get_ident()
+        own = os.getpid()
         while (order := self._orders.get()) is not None:
             with job_streams():
                 outcome = self._shield.run(order.number, partial(self._interpreter.run, order), _INTERRUPTED)
+                if os.getpid() != own:
+                    workers.leave(0 if outcome.state == "done" else 1)  # a job forked, and its child came here
             with self._telling:
                 if not self._closed:
                     self._listener.ended(order.number, outcome)
