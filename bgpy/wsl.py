@@ -114,7 +114,11 @@ def parse_target(name: str) -> Target | None:
     ------
     WslError
         There is a colon, but this is no name on either side.
+    TypeError
+        It is no text.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"A server's name is a text, not {name!r:.100}.")
     side, colon, rest = name.partition(":")
     if not colon:
         return None

@@ -262,6 +262,13 @@ def test_name_that_is_none_is_refused(name: str) -> None:
         bgpy.connect(name)
 
 
+@pytest.mark.parametrize("name", [None, 7, Path("models"), b"models"])
+def test_a_name_that_is_no_text_is_refused_in_words(name: Any) -> None:
+    for call in (lambda: bgpy.connect(name), lambda: bgpy.start(name, "bgpy.example.tasks")):
+        with pytest.raises(TypeError, match="A server's name is a text"):
+            call()
+
+
 # By record
 
 

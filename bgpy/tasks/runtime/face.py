@@ -108,6 +108,7 @@ class Runtime(Face):
             A name cannot be used, the main file is not among the files, they are too many or too large, or the server keeps too
             many sessions; nothing was written.
         """
+        files = dict(files)
         python = {
             "number": len(files),
             "files": [_file(name, content) for name, content in files.items()],
@@ -263,7 +264,11 @@ class Run:
 def _file(name: str, content: str | bytes) -> dict[str, str]:
     if isinstance(content, str):
         return {"filename": name, "content": content}
-    return {"filename": name, "content": base64.b64encode(content).decode(), "encoding": "base64"}
+    try:
+        encoded = base64.b64encode(content).decode()
+    except TypeError:  # a path for one
+        raise TypeError(f"The content of the file {name!r:.100} is a text or bytes, not {type(content).__name__}.") from None
+    return {"filename": name, "content": encoded, "encoding": "base64"}
 
 
 def _ask(

@@ -208,6 +208,14 @@ def test_data_of_any_class_are_made_plain_for_the_model(client: Client, run: Run
     assert run.run_model("model", data) == [3, 7]
 
 
+def test_files_come_in_whatever_makes_a_dict_and_their_content_is_text_or_bytes(runtime: Runtime) -> None:
+    run = runtime.run([("main.py", b"import other; x = other.x"), ("other.py", "x = 5")])  # type: ignore[arg-type]
+    assert run.wait(PATIENCE) == "Finished"
+    assert run.placeholder("x").value == 5
+    with pytest.raises(TypeError, match=r"The content of the file 'main.py' is a text or bytes, not (Posix|Windows)Path"):
+        runtime.run({"main.py": Path("main.py")})  # type: ignore[dict-item]
+
+
 def test_a_large_prediction_comes_whole(runtime: Runtime) -> None:
     run = runtime.run({"main.py": "def model(count):\n    return ['x' * 100] * count\n"})
     assert run.wait(PATIENCE) == "Finished"
