@@ -7,6 +7,7 @@ decides here whether a token is needed; so the bytes are looked at, with one rul
 
 from __future__ import annotations
 
+import operator
 import socket
 
 from bgpy.errors import ConnectError
@@ -60,6 +61,14 @@ def resolve_addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, 
         raise ConnectError(f"{host}:{port}", reason) from error
     unique = dict.fromkeys((family, address) for family, _, _, _, address in found)
     return list(unique)
+
+
+def check_port(port: int) -> int:
+    """Return a port as an int; raises TypeError for what is no whole number, such as a text from the environment."""
+    try:
+        return operator.index(port)
+    except TypeError:
+        raise TypeError(f"A port is a whole number from 0 to 65535, not {port!r:.100}.") from None
 
 
 def all_loopback(addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]]) -> bool:

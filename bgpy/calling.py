@@ -7,8 +7,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bgpy.addresses import check_port
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, Dialer, check_message_size
 from bgpy.errors import OwnServerError, RequestTimeoutError, ServerNotFoundError
 from bgpy.held import get_held_instances
@@ -34,14 +35,28 @@ _GRACE_MARGIN = 5.0
 _MAX_WAIT = 1e6
 
 
+def plain_seconds(seconds: Any) -> float:
+    """Return a number of seconds of whatever class as a plain one; raises TypeError for what is none, such as a timedelta."""
+    if type(seconds) is float or type(seconds) is int:
+        return seconds
+    try:
+        if not isinstance(seconds, (str, bytes, bytearray)):  # which float would read
+            return float(seconds)
+    except (TypeError, ValueError):
+        pass  # no number, or more than one
+    raise TypeError(f"A timeout is a number of seconds, or None for no limit, not {seconds!r:.100}.")
+
+
 class Wait:
     """How long a call may take: an instant that can be moved on."""
 
     __slots__ = ("deadline", "timeout")
 
     def __init__(self, timeout: float | None) -> None:
-        if timeout is not None and not timeout >= 0:  # so that NaN is none either
-            raise ValueError(f"A timeout is a number of seconds from 0 on, or None for no limit, not {timeout}.")
+        if timeout is not None:
+            timeout = plain_seconds(timeout)
+            if not timeout >= 0:  # so that NaN is none either
+                raise ValueError(f"A timeout is a number of seconds from 0 on, or None for no limit, not {timeout}.")
         self.timeout = timeout
         self.deadline: float | None = None
         self.renew()
@@ -84,8 +99,9 @@ class Caller:
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         _instance: bytes = ZERO_ID,
     ) -> None:
-        for seconds in (timeout, connect_timeout):
-            Wait(seconds)  # a wrong one is known here, not at the first request
+        Wait(timeout)  # a wrong one is known here, not at the first request
+        time_to_connect = Wait(connect_timeout).timeout
+        port = check_port(port)
         check_message_size(max_message_size)
         if not 0 < max_connections < STATUS_LANE:
             raise ValueError(f"A client has 1 to {STATUS_LANE - 1:,} connections, not {max_connections:,}.")
@@ -95,7 +111,7 @@ class Caller:
         token = find_token(token)
         context = choose_context(tls, ssl_context, token, server=False)
         self._dialer = Dialer(host, port, token, context, tls == "token", max_message_size, machine_identity())
-        self._connect_timeout = connect_timeout
+        self._connect_timeout = _MAX_WAIT if time_to_connect is None else min(time_to_connect, _MAX_WAIT)
         self._max_connections = max_connections
         self._log_handler = _open_log(log_level, log_file)
         #: The server that this client belongs to, where it was found by name: any other is refused.

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from bgpy.calling import NO_LIMIT, Caller, Wait
+from bgpy.calling import NO_LIMIT, Caller, Wait, plain_seconds
 from bgpy.connection import Connection
 from bgpy.errors import (
     BgpyError,
@@ -275,6 +275,7 @@ class Client(Caller):
         BgpyError
             Also all that `execute` raises.
         """
+        timeout = None if timeout is None else plain_seconds(timeout)
         call = exit_call(exit_args, await_response, timeout)
         wait = self._wait_for_exit(timeout)
         lane = self._take(wait)

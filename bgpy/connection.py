@@ -331,7 +331,9 @@ def end_politely(sock: socket.socket) -> None:
 
 
 def check_message_size(size: int) -> None:
-    """Refuse a limit for messages that lets none through, or that an opening cannot tell. Raises ValueError."""
+    """Refuse a limit for messages that lets none through, or that an opening cannot tell. Raises ValueError, TypeError."""
+    if not hasattr(size, "__index__"):  # 1e9 for one
+        raise TypeError(f"max_message_size is a whole number of bytes, not {size!r:.100}.")
     if not 0 < size < 1 << 64:
         raise ValueError(f"max_message_size is a number of bytes from 1 on, not {size}.")
 

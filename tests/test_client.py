@@ -6,6 +6,9 @@ import logging
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -233,6 +236,41 @@ def test_a_timeout_that_is_none_is_refused_before_anything_is_sent(server: Serve
     with pytest.raises(ValueError, match="number of seconds"):
         server.client(timeout=timeout)
     assert client.execute({"add": 0}, await_response=True) == {"count": 0}
+
+
+@pytest.mark.parametrize("timeout", [timedelta(seconds=5), "5", b"5", [5]])
+def test_a_timeout_that_is_no_number_is_refused_in_words(server: Served, timeout: Any) -> None:
+    client = server.client()
+    for call in (client.execute, client.submit):
+        with pytest.raises(TypeError, match="number of seconds"):
+            call({"add": 1}, timeout=timeout)
+    with pytest.raises(TypeError, match="number of seconds"):
+        client.terminate(timeout=timeout)
+    for option in ("timeout", "connect_timeout"):
+        with pytest.raises(TypeError, match="number of seconds"):
+            server.client(**{option: timeout})
+    assert client.execute({"add": 0}, await_response=True) == {"count": 0}
+
+
+@pytest.mark.parametrize("timeout", [Decimal(20), Fraction(20), pytest.param(20, id="float32")])
+def test_a_number_of_any_class_is_a_timeout(server: Served, timeout: Any, request: pytest.FixtureRequest) -> None:
+    """The system's own waits take ints and floats only."""
+    if "float32" in request.node.name:
+        timeout = pytest.importorskip("numpy").float32(timeout)
+    client = server.client(timeout=timeout, connect_timeout=timeout)
+    assert client.execute({"add": 1}, await_response=True) == {"count": 1}
+    assert client.execute({"add": 1}, await_response=True, timeout=timeout) == {"count": 2}
+    assert client.status(timeout=timeout)["initialized"]
+
+
+def test_a_client_may_connect_for_as_long_as_it_takes(server: Served) -> None:
+    assert server.client(connect_timeout=float("inf")).execute({"add": 1}, await_response=True) == {"count": 1}
+
+
+@pytest.mark.parametrize("port", ["54321", None, 54321.0])
+def test_a_port_that_is_no_whole_number_is_refused_at_once(port: Any) -> None:
+    with pytest.raises(TypeError, match="A port is a whole number"):
+        bgpy.Client("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("options", [{"max_connections": 0}, {"max_connections": 65_535}, {"max_message_size": -1}], ids=repr)

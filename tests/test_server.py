@@ -40,6 +40,8 @@ State = dict[str, Any]
         ({"log_level": "LOUD"}, ValueError, "no log level"),
         ({"max_message_size": 0}, ValueError, "from 1 on"),
         ({"max_message_size": 1 << 64}, ValueError, "from 1 on"),
+        ({"max_message_size": 1e9}, TypeError, "whole number of bytes"),
+        ({"port": "8000"}, TypeError, "A port is a whole number from 0 to 65535, not '8000'"),
         ({"init_file": "tasks.py", "tasks": "bgpy.example.tasks"}, ValueError, "exclude each other"),
         ({"token": b"secret"}, TypeError, "text, not bytes"),
     ],

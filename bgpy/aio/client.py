@@ -12,7 +12,7 @@ from typing import Any
 
 from bgpy.aio.connection import AsyncConnection, dial
 from bgpy.aio.waiting import LaneQueue
-from bgpy.calling import Caller, Wait
+from bgpy.calling import Caller, Wait, plain_seconds
 from bgpy.errors import (
     BgpyError,
     ConnectError,
@@ -155,6 +155,7 @@ class AsyncClient(Caller):
         self, exit_args: dict[str, Any] | None = None, await_response: bool = False, timeout: float | None = None
     ) -> dict[str, Any]:
         """End the server; return when its port is free again. See `Client.terminate`, also for what it raises."""
+        timeout = None if timeout is None else plain_seconds(timeout)
         call = exit_call(exit_args, await_response, timeout)
         wait = self._wait_for_exit(timeout)
         lane = await self._take(wait)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bgpy.calling import plain_seconds
 from bgpy.errors import JobFailedError, RefusedError, RequestTimeoutError, SerializationError, WorkspaceNotFoundError
 from bgpy.protocol.messages import Data
 from bgpy.tasks.workspace.jobs import JobState
@@ -361,7 +362,7 @@ def _open(value: Any) -> Any:
 
 
 def deadline_in(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
+    return None if timeout is None else time.monotonic() + plain_seconds(timeout)
 
 
 def seconds_left(deadline: float | None) -> float:

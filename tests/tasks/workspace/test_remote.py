@@ -4,12 +4,15 @@ How a Python program elsewhere asks: what its messages are.
 
 from __future__ import annotations
 
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from bgpy.protocol.messages import Data, dump, load
-from bgpy.tasks.workspace.remote import Asker
+from bgpy.tasks.workspace.remote import Asker, deadline_in, seconds_left
 from bgpy.tasks.workspace.values import Packed
 
 
@@ -61,3 +64,15 @@ def test_a_message_with_anything_else_is_looked_through(server: Server, fetches:
 def test_a_message_of_plain_values_alone_takes_the_shorter_way_of_a_dict(server: Server) -> None:
     ask(server, fetches="y")
     assert type(server.message) is dict
+
+
+@pytest.mark.parametrize("timeout", [Decimal(10), Fraction(10), 10])
+def test_a_wait_takes_a_number_of_any_class(timeout: Any) -> None:
+    left = seconds_left(deadline_in(timeout))
+    assert 5 < left <= 10
+    assert type(left) is float
+
+
+def test_a_wait_for_no_number_is_refused_in_words() -> None:
+    with pytest.raises(TypeError, match="number of seconds"):
+        deadline_in(timedelta(seconds=5))  # type: ignore[arg-type]
