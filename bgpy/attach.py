@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bgpy.addresses import format_address, is_wildcard, resolve_addresses
+from bgpy.calling import plain_seconds
 from bgpy.client import Client
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE
 from bgpy.errors import ConnectError, PythonVersionError, ServerNotFoundError, ServerStartError, TlsError
@@ -92,7 +93,7 @@ def start(
     BgpyError
         Also all that `Server.run_background` and `Client.status` raise.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + plain_seconds(timeout)
     task_set = _task_set(tasks)
     token = find_token(token)
     access = _Access(
@@ -204,7 +205,7 @@ def _answer_start(name: str, request: dict[str, Any]) -> Record:
     if python not in (None, own_python()):
         raise PythonVersionError(own_python(), python)
     server = Server(**options, tasks=None if tasks is None else base64.b64decode(tasks), name=name)
-    return _find_or_start(server, name, time.monotonic() + timeout)[0]
+    return _find_or_start(server, name, time.monotonic() + plain_seconds(timeout))[0]
 
 
 class _Access(NamedTuple):

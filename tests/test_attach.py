@@ -12,6 +12,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,12 @@ def test_a_name_that_is_no_text_is_refused_in_words(name: Any) -> None:
     for call in (lambda: bgpy.connect(name), lambda: bgpy.start(name, "bgpy.example.tasks")):
         with pytest.raises(TypeError, match="A server's name is a text"):
             call()
+
+
+@pytest.mark.parametrize("timeout", [timedelta(seconds=5), "5"])
+def test_a_timeout_that_is_no_number_is_refused_in_words(timeout: Any) -> None:
+    with pytest.raises(TypeError, match="A timeout is a number of seconds"):
+        bgpy.start("models", "bgpy.example.tasks", timeout=timeout)
 
 
 # By record

@@ -6,6 +6,7 @@ Nothing here runs a command. `check` is the one place where the shape of a reque
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,8 +18,8 @@ REQUIRED: Any = object()
 #: The words of JSON Schema, and the Python types that they stand for. A bool is no number here, as in JSON.
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
+    "integer": (int, numbers.Integral),
+    "number": (int, float, numbers.Real),
     "boolean": (bool,),
     "array": (list, tuple),
     "object": (dict,),
@@ -173,7 +174,7 @@ def _check_field(command: str, field: Field, message: Mapping[str, Any]) -> Any:
         return value
     if field.types and not any(is_type(value, word) for word in field.types):
         wanted = " or ".join(field.types)
-        raise RefusedError(f"The field {field.name!r} of {command} is {wanted}, not {type(value).__name__}", field.name)
+        raise RefusedError(f"The field {field.name!r} of {command} is {wanted}, not {_name(type(value))}", field.name)
     if field.items and isinstance(value, (list, tuple)) and not all(is_type(item, field.items) for item in value):
         raise RefusedError(f"Each item of the field {field.name!r} of {command} is {field.items}", field.name)
     if field.choices and value not in field.choices:
@@ -189,6 +190,11 @@ def _check_field(command: str, field: Field, message: Mapping[str, Any]) -> Any:
         return make_plain(value)
     except TypeError as error:
         raise RefusedError(f"The field {field.name!r} of {command} is JSON data: {error}", field.name) from None
+
+
+def _name(kind: type) -> str:
+    """Return the name of a type as errors show it: NumPy has a bool too."""
+    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _check_inside(field: Field, value: Any) -> Any:
@@ -218,8 +224,8 @@ def make_plain(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, str):
         return str.__str__(value)
-    if isinstance(value, (int, float)):
-        return int.__int__(value) if isinstance(value, int) else float.__float__(value)
+    if isinstance(value, numbers.Real):  # those of NumPy are, and NumPy need not be here
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     if depth > _MAX_DEPTH:
         raise TypeError(f"it is more than {_MAX_DEPTH} levels deep")
     if isinstance(value, (list, tuple)):
@@ -227,4 +233,4 @@ def make_plain(value: Any, depth: int = 0) -> Any:
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {str.__str__(key): make_plain(item, depth + 1) for key, item in value.items()}
-    raise TypeError(f"a {type(value).__name__} is none" if not isinstance(value, dict) else "a key of it is no text")
+    raise TypeError(f"a {_name(type(value))} is none" if not isinstance(value, dict) else "a key of it is no text")

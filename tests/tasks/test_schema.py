@@ -6,14 +6,16 @@ import enum
 import pickle
 import pickletools
 from collections import OrderedDict, deque
+from fractions import Fraction
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bgpy.errors import RefusedError
-from bgpy.tasks.schema import Command, check, checker, make_plain, unknown_command
+from bgpy.tasks.schema import Command, Field, check, checker, make_plain, unknown_command
 from bgpy.tasks.workspace.commands import COMMANDS
 
 
@@ -35,7 +37,8 @@ class Share(float):
 
 NUMBERS: list[Any] = [True, False, 0, 1, 2, -1, 2.0, 0.5, float("nan")]
 VALUES: list[Any] = [*NUMBERS, None, "process", "json", "x", [], ["a"], [1], ("a",), {}, b""]
-OWN: list[Any] = [Text("x"), Choice.JSON, Count.TWO, Share(0.5), [Text("a")], (Count.TWO,)]
+OWN: list[Any] = [Text("x"), Choice.JSON, Count.TWO, Share(0.5), Fraction(1, 2), [Text("a")], (Count.TWO,)]
+OWN += [numpy.str_("x"), numpy.int64(2), numpy.float32(0.5), [numpy.int8(1)]]
 
 
 def is_plain(value: Any) -> bool:
@@ -74,7 +77,7 @@ def test_what_was_checked_is_of_no_class_of_the_users(command: Command, data: st
 
 
 def test_json_data_are_made_plain_and_what_is_none_is_refused() -> None:
-    data = [None, True, 1, 0.5, "x", (Text("x"), {Text("a"): [Count.TWO]}), OrderedDict(b=Share(0.5))]
+    data = [None, True, 1, 0.5, "x", (Text("x"), {Text("a"): [Count.TWO]}), OrderedDict(b=Share(0.5)), numpy.uint64(2**63)]
     made = make_plain(data)
     assert made == data
     assert is_plain(made)
@@ -85,6 +88,17 @@ def test_json_data_are_made_plain_and_what_is_none_is_refused() -> None:
     deep.append(deep)
     with pytest.raises(TypeError, match="levels"):
         make_plain(deep)
+
+
+def test_a_field_of_a_wrong_type_names_that_type() -> None:
+    command = Command("count", "", (Field("loud", ("boolean",), False, ""), Field("job", ("integer",), 0, "")), "")
+    for field, value, reason in (
+        ("loud", numpy.True_, "The field 'loud' of count is boolean, not numpy.bool"),
+        ("job", numpy.float32(0.5), "The field 'job' of count is integer, not numpy.float32"),
+        ("job", "5", "The field 'job' of count is integer, not str"),
+    ):
+        with pytest.raises(RefusedError, match=reason):
+            check(command, {field: value})
 
 
 def test_a_message_without_a_command_that_there_is_says_which_there_are() -> None:

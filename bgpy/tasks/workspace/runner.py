@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from bgpy.errors import BgpyError, MessageTooLargeError
+from bgpy.errors import BgpyError, MessageTooLargeError, RemoteProtocolError
 from bgpy.system import workers
 from bgpy.tasks.workspace.backends import Order, Outcome
 from bgpy.tasks.workspace.channel import (
@@ -97,7 +97,7 @@ class Runner:
         if limit:
             try:
                 workers.limit_memory(limit)
-            except (RuntimeError, OSError, ValueError) as error:
+            except (RuntimeError, OSError, ValueError, OverflowError) as error:
                 reason = str(error)
         self._jobs.send(Kind.READY, 0, {"pid": self._pid, "secret": self._secret, "reason": reason})
         try:
@@ -289,8 +289,8 @@ class Runner:
                     channel.send(Kind.ANSWER, message.number, fields)
                 except MessageTooLargeError as error:
                     channel.send(Kind.ANSWER, message.number, {"error": str(error)})
-        except OSError:
-            pass  # the server has gone
+        except (OSError, RemoteProtocolError):
+            pass  # the server has gone, or asks what no server asks: it hears so, for nobody answers here any more
         self._beside.discard(channel)
         channel.close()
 

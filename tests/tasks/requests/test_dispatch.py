@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import threading
 import time
 from collections.abc import Iterator
@@ -61,6 +62,20 @@ def test_a_start_is_answered_at_once(desk: Desk) -> None:
     answer = desk.ask(**START)
     assert answer == {"status": "Started", "connid": "a", "request": answer["request"]}
     assert desk.ask("get_requests") == {"a": pytest.approx(1000, abs=5)}
+
+
+def test_others_are_told_plain_data_whatever_class_a_start_has_sent(desk: Desk) -> None:
+    class Name(str, enum.Enum):
+        OF_MEMBER = "of value"
+
+    class Seconds(float):
+        pass
+
+    desk.ask(**{**START, "connid": Name.OF_MEMBER, "time": Seconds(1000)})
+    ((connid, left),) = desk.ask("get_requests").items()
+    assert (connid, type(connid), type(left)) == ("of value", str, float)
+    killed = desk.ask("kill_request", connid="of value")
+    assert (killed["status"], type(killed["connid"])) == ("Ok", str)
 
 
 def test_a_start_may_wait_for_the_end(desk: Desk) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -216,6 +216,15 @@ def test_a_job_that_cannot_be_sent_has_failed_and_the_worker_lives_on(make: Call
         assert (state, error["type"]) == ("failed", kind)
         assert error["message"].startswith("It cannot be sent to its worker: ")
         assert reason in error["message"]
+    assert session.value("1 + 1") == 2
+
+
+def test_a_question_that_no_server_asks_is_told_to_have_no_answer_at_once(make: Callable[..., Session]) -> None:
+    """Its reader ended without a word: who asked waited for all of the time, and so did everybody after."""
+    session = make()
+    for _ in range(2):
+        with pytest.raises(EOFError):
+            session.backend.write("x", PurePath("of no plain data"), PATIENCE)
     assert session.value("1 + 1") == 2
 
 
