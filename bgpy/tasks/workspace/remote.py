@@ -209,7 +209,11 @@ class Variables:
         return self.read(name)[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        """Set a variable; raises RefusedError for what is no name, SerializationError for what cannot travel."""
+        """
+        Set a variable.
+
+        Raises RefusedError for what is no name or cannot be unpickled there, SerializationError for what cannot travel.
+        """
         packed, store = Packed.of(value), _store()
         if store is None or not store.set_packed(self._server, self._workspace, name, packed):
             self._server.ask("set_variable", self._workspace, variable=name, value=packed)
