@@ -290,6 +290,7 @@ def limit_memory(size: int) -> None:
     used = used_address_space()
     if used is not None and size <= used:
         raise RuntimeError(f"the memory limit of {size:,} bytes is below the {used:,} that an interpreter has from the start")
+    size = min(size, sys.maxsize)  # the system's call takes no more, and nobody has as much
     if WINDOWS:
         from bgpy.system import job_objects
 

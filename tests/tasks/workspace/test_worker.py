@@ -138,6 +138,12 @@ def test_what_is_written_between_two_jobs_belongs_to_none(session: Session) -> N
 # Memory
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS keeps to no limit")
+def test_a_memory_limit_beyond_all_memory_is_none(make: Callable[..., Session]) -> None:
+    session = make(memory_limit=10**30)
+    assert session.value("6 * 7") == 42
+
+
 def test_the_memory_limit_fails_a_job_and_leaves_the_worker(make: Callable[..., Session]) -> None:
     session = make(memory_limit=1 << 30)
     outcome = session.run("x = bytearray(2 << 30)")
