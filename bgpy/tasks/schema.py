@@ -193,7 +193,9 @@ def _check_field(command: str, field: Field, message: Mapping[str, Any]) -> Any:
 
 
 def _name(kind: type) -> str:
-    """Return the name of a type as errors show it: NumPy has a bool too."""
+    """Return the name of a type as errors show it: JSON's word for None, and with its module, for NumPy has a bool too."""
+    if kind is type(None):
+        return "null"
     return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
 
 

@@ -96,6 +96,7 @@ def test_a_field_of_a_wrong_type_names_that_type() -> None:
         ("loud", numpy.True_, "The field 'loud' of count is boolean, not numpy.bool"),
         ("job", numpy.float32(0.5), "The field 'job' of count is integer, not numpy.float32"),
         ("job", "5", "The field 'job' of count is integer, not str"),
+        ("job", None, "The field 'job' of count is integer, not null"),
     ):
         with pytest.raises(RefusedError, match=reason):
             check(command, {field: value})

@@ -97,7 +97,7 @@ class Runner:
         if limit:
             try:
                 workers.limit_memory(limit)
-            except (RuntimeError, OSError, ValueError, OverflowError) as error:
+            except (RuntimeError, OSError, ValueError) as error:
                 reason = str(error)
         self._jobs.send(Kind.READY, 0, {"pid": self._pid, "secret": self._secret, "reason": reason})
         try:
