@@ -313,6 +313,21 @@ def test_interrupts_do_not_tear_progress_apart(session: Session) -> None:
     assert session.value("1 + 1") == 2
 
 
+def test_a_job_that_cannot_be_sent_has_failed_and_the_next_one_runs(session: Session, kind: str) -> None:
+    """It seemed to run for ever, as nobody told of its end."""
+    if kind == "thread":
+        pytest.skip("nothing is sent")
+    deep: Any = 1
+    for _ in range(10_000):
+        deep = [deep]
+    session.backend.run(Order(100, "deep", "", False, "host", [(100, {"data": deep}), (101, {})]))
+    state, _, error, _ = session.recorder.outcome(100)
+    assert error is not None
+    assert (state, error["type"]) == ("failed", "RecursionError")
+    assert error["message"].startswith("It cannot be sent to its worker: ")
+    assert session.value("1 + 1") == 2
+
+
 def test_a_listener_may_start_the_next_job_at_the_end_of_one(session: Session) -> None:
     recorder, ended = session.recorder, session.recorder.ended
     numbers: list[int] = []

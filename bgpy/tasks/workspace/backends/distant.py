@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from bgpy.tasks.workspace.backends import Order
+from bgpy.tasks.workspace.backends import Order, Outcome
 from bgpy.tasks.workspace.backends.questions import INTERRUPT_TIMEOUT, Beside
 from bgpy.tasks.workspace.channel import CLEAR_FIRST, CLEAR_ONLY, FILE, SCRIPT, Channel, Kind, close_call
 
@@ -28,8 +28,22 @@ class DistantBackend:
         """The job that runs, of calls that run as one the first."""
         raise NotImplementedError
 
-    def _send(self, jobs: Channel, order: Order) -> None:
-        """Hand a job over; raises OSError where the interpreter has died."""
+    def _send(self, jobs: Channel, order: Order) -> Outcome | None:
+        """
+        Hand a job over; returns its end where it cannot be sent: then nothing of it was, and nobody else tells of it.
+
+        Raises OSError where the interpreter has died.
+        """
+        try:
+            self._pass_on(jobs, order)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is too deep, too large, or no plain data
+            message = f"It cannot be sent to its worker: {error}"
+            return Outcome("failed", None, {"type": type(error).__name__, "message": message, "traceback": ""})
+        return None
+
+    def _pass_on(self, jobs: Channel, order: Order) -> None:
         if order.calls:
             self._together = frozenset([number for number, _ in order.calls])
             calls = [close_call(number, argument) for number, argument in order.calls]

@@ -121,13 +121,12 @@ class ProcessBackend(DistantBackend):
             return  # it has died, and `died` has told so or will
         self._driver.running = order.number
         try:
-            self._send(ends.jobs, order)
+            unsent = self._send(ends.jobs, order)
         except OSError:
-            pass  # as above
-        except Exception as error:  # noqa: BLE001 - too deep, too large, no plain data: nothing of it was sent, so nobody ends it
+            return  # as above
+        if unsent is not None:
             self._driver.running = None
-            message = f"It cannot be sent to its worker: {error}"
-            self.ended(order.number, Outcome("failed", None, {"type": type(error).__name__, "message": message, "traceback": ""}))
+            self.ended(order.number, unsent)
 
     def kill(self) -> bool:
         """See `Backend`."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from bgpy.errors import BgpyError, ClusterError, RemoteProtocolError
-from bgpy.tasks.workspace.backends import Abilities, Listener, Order
+from bgpy.tasks.workspace.backends import Abilities, Listener, Order, Outcome
 from bgpy.tasks.workspace.backends.distant import DistantBackend
 from bgpy.tasks.workspace.backends.questions import Beside
 from bgpy.tasks.workspace.channel import Channel, Kind, Message
@@ -127,18 +127,26 @@ class RayBackend(DistantBackend):
                 self.kill()  # it runs what this server knows to have ended
                 return
             self._order, self._seen = order, {}
-            self._hand_over(jobs, order, None if left is None else left[0])
+            unsent = self._hand_over(jobs, order, None if left is None else left[0])
+            if unsent is not None:
+                self._order, self._together = None, frozenset()
+        if unsent is not None:
+            self._listener.ended(order.number, unsent)
 
-    def _hand_over(self, jobs: Channel, order: Order, last: int | None) -> None:
-        """Have a job run, or of one that was the `last` which the actor was given be told what has become of it."""
+    def _hand_over(self, jobs: Channel, order: Order, last: int | None) -> Outcome | None:
+        """
+        Have a job run, or of one that was the `last` which the actor was given be told what has become of it.
+
+        Returns the end of one that cannot be sent.
+        """
         try:
-            if last == order.number:
-                self._together = frozenset([number for number, _ in order.calls])
-                jobs.send(Kind.RESUME, order.number, {"seen": self._seen})
-            else:
-                self._send(jobs, order)
+            if last != order.number:
+                return self._send(jobs, order)
+            self._together = frozenset([number for number, _ in order.calls])
+            jobs.send(Kind.RESUME, order.number, {"seen": self._seen})
         except OSError:
             pass  # it has died, or the connection broke: whoever hears it sees to that
+        return None
 
     def kill(self) -> bool:
         """See `Backend`."""
