@@ -155,11 +155,15 @@ def test_the_first_message_is_waited_for_a_bounded_time(runs: Runs) -> None:
                 connection.close_timeout = 0.1  # it cannot hear the client say good-bye behind that
             slow.socket.sendall(b"\x81\xfe\x40\x00abcd" + b"x" * 100)
             assert closing(slow) == (1008, "No token within 0.1 s")
-        with talk(gateway) as socket:  # and once is enough
-            log_in(socket)
-            with stranger(gateway) as silent:
-                closing(silent)
-            assert ask(socket, action="list")["type"] == "[status]:LIST"
+
+
+def test_who_has_logged_in_is_not_asked_again(runs: Runs) -> None:
+    # Enough to log in on a busy machine.
+    with gateway_of_runs(runs, limits=Limits(login_timeout=1)) as gateway, talk(gateway) as socket:
+        log_in(socket)
+        with stranger(gateway) as silent:
+            closing(silent)
+        assert ask(socket, action="list")["type"] == "[status]:LIST"
 
 
 def test_five_seconds_are_the_time(gateway: RunningGateway) -> None:

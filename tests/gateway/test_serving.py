@@ -155,7 +155,7 @@ def test_what_a_proxy_says_is_believed_from_the_proxy_only() -> None:
 @pytest.mark.parametrize(("requests", "part"), [(0, b""), (0, b"GET /healthz HTTP/1.1\r\nHost: loc"), (2, b"G")])
 def test_who_does_not_finish_the_head_of_a_request_is_let_go(requests: int, part: bytes) -> None:
     """Else whoever opens enough connections shuts out all others, also without a token."""
-    with running_gateway(limits=Limits(head_timeout=0.2)) as gateway:
+    with running_gateway(limits=Limits(head_timeout=0.5)) as gateway:
         with socket.create_connection(("127.0.0.1", gateway.port), 20) as sock:
             sock.settimeout(20)
             for _ in range(requests):
