@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from bgpy.gateway.answers import Answer, Fault
 from bgpy.gateway.doors import Call
 from bgpy.gateway.endpoints import while_connected
+from bgpy.gateway.gathering import Gathering
 from bgpy.gateway.limits import Limits, decompress, read_body
 from bgpy.gateway.upstream import Upstream
 from bgpy.tasks.workspace.values import Packed
@@ -67,6 +68,7 @@ class Models:
     def __init__(self, upstream: Upstream, limits: Limits) -> None:
         self._upstream = upstream
         self._limits = limits
+        self._gathering = Gathering(upstream.execute)
 
     async def ask(self, call: Call, message: dict[str, Any], timeout: float | None = None) -> Any:
         """
@@ -77,10 +79,7 @@ class Models:
         timeout
             Seconds for the answer, as for `Upstream.execute`.
         """
-        response = await while_connected(call.receive, self._upstream.execute(message, timeout))
-        if response.get("request_result") is True:
-            return response["result"]
-        raise _refused(response)
+        return _result(await while_connected(call.receive, self._upstream.execute(message, timeout)))
 
     async def describe(self, call: Call, name: str, version: str | None = None) -> dict[str, Any]:
         """Return what is deployed; raises `Unknown` where nothing is, or not in that version."""
@@ -107,17 +106,18 @@ class Models:
         protocol, verb, version, header_length
             As the command `infer` has them.
         """
+        body = await self.read_body(call)
         message = {
             "command": "infer",
             "name": name,
             "protocol": protocol,
             "verb": verb,
-            "body": Packed(b"", (await self.read_body(call),)),
+            "body": Packed(b"", (body,)),
             "version": version,
             "header_length": header_length,
             "timeout": self._limits.request_timeout,
         }
-        result = await self.ask(call, message)
+        result = _result(await while_connected(call.receive, self._gathering.infer(message, len(body))))
         judge_job(result)
         return _packed_answer(result["result"], result["value"])
 
@@ -187,6 +187,13 @@ def _packed_answer(packed: Any, value: Mapping[str, Any]) -> Answer:
     if sum(memoryview(part).nbytes for part in parts) < _JOINED:
         return Answer(200, b"".join(parts), headers)
     return PartsAnswer(parts, headers)
+
+
+def _result(response: Mapping[str, Any]) -> Any:
+    """Return what a request has given; raises the Fault of one that was refused."""
+    if response.get("request_result") is True:
+        return response["result"]
+    raise _refused(response)
 
 
 def _refused(response: Mapping[str, Any]) -> Fault:

@@ -120,11 +120,20 @@ INFER = Command(
         Field("timeout", ("number",), 60, "Seconds to wait for the job's end.", minimum=0),
     ),
     "job, finish, result, time, state, error, name, value: content_type and header_length of the body, which is in the buffers of"
-    " the Packed in result.",
+    " the Packed in result; max_batch: as many predictions the model may take at once.",
+)
+INFER_ALL = Command(
+    "infer_all",
+    "Run the deployed model on several requests, which are answered together when the last one has ended.",
+    (
+        Field("requests", (), REQUIRED, "What infer takes, command included, as an array."),
+        Field("timeout", ("number",), 60, "The longest timeout of these, for who carries the message; here each has its own."),
+    ),
+    "What infer answers, envelope included, as an array.",
 )
 
 #: What is only for the gateway's own adapters.
-HIDDEN: tuple[Command, ...] = (INFER,)
+HIDDEN: tuple[Command, ...] = (INFER, INFER_ALL)
 OWN: tuple[Command, ...] = (DEPLOY, UPDATE, UNDEPLOY, PREDICT, DESCRIBE)
 #: What answers otherwise than in a server without models.
 CHANGED: tuple[Command, ...] = (GET_RESULT,)

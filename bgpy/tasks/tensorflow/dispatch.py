@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from bgpy.errors import OverloadedError, RefusedError, SerializationError, StoreError
@@ -22,6 +23,7 @@ from bgpy.tasks.tensorflow.fleet import Fleet
 from bgpy.tasks.tensorflow.readings import HOST, with_node
 from bgpy.tasks.tensorflow.replicas import IDLE_TIME, MAX_REPLICAS
 from bgpy.tasks.tensorflow.replicated import ReplicatedModel
+from bgpy.tasks.tensorflow.together import MAX_TOGETHER, Together
 from bgpy.tasks.workspace.answering import answer_at_end, push_and_answer, refused
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.dispatch import dispatch as dispatch_to_workspaces
@@ -48,6 +50,9 @@ def dispatch(fleet: Fleet, client_socket: ClientSocket, message: Mapping[str, An
         return
     try:
         fields = _CHECKS[name](message)
+        if name == commands.INFER_ALL.name:
+            _infer_all(fleet, client_socket, fields["requests"])
+            return
         _HANDLERS[name](fleet.workspaces[fields["name"]], fleet, client_socket, fields)
     except (OverloadedError, RefusedError, SerializationError, StoreError) as failure:
         client_socket.respond(refused(failure))
@@ -158,7 +163,16 @@ def _infer(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fiel
         raise RefusedError("The field 'body' of infer is a Packed with one buffer", "body")
     argument = Data({field: fields[field] for field in ("protocol", "verb", "name", "version", "header_length")})
     argument["body"] = pickle.PickleBuffer(body.buffers[0])  # goes on as it came: out of band, where it is large
-    _ask_model(workspace, fleet, client_socket, fields, argument, _body)
+    _ask_model(workspace, fleet, client_socket, fields, argument, partial(_body, fleet.catalog.max_batch(workspace)))
+
+
+def _infer_all(fleet: Fleet, client_socket: ClientSocket, requests: Any) -> None:
+    if not isinstance(requests, list) or not 0 < len(requests) <= MAX_TOGETHER:
+        raise RefusedError(f"The field 'requests' of infer_all is an array of 1 to {MAX_TOGETHER} requests", "requests")
+    if any(not isinstance(request, dict) or request.get("command") != commands.INFER.name for request in requests):
+        raise RefusedError("The field 'requests' of infer_all is for infer alone", "requests")
+    for part, request in zip(Together(client_socket, len(requests)).parts, requests, strict=True):
+        dispatch(fleet, part, request)
 
 
 def _get_result(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fields: Fields) -> None:
@@ -244,9 +258,9 @@ def _arrays_as_json(state: JobState, value: Value | None) -> dict[str, Any]:
     return {} if value is None or state is not JobState.DONE else {"result": value.json}
 
 
-def _body(state: JobState, value: Value | None) -> dict[str, Any]:
-    """Return the body for an adapter of the gateway, and what stands before it."""
-    return {**_arrays(state, value), **_description(state, value)}
+def _body(max_batch: int, state: JobState, value: Value | None) -> dict[str, Any]:
+    """Return the body for an adapter of the gateway, what stands before it, and what tells the gateway what to send together."""
+    return {**_arrays(state, value), **_description(state, value), "max_batch": max_batch}
 
 
 _HANDLERS: Mapping[str, Callable[[Workspace, Fleet, ClientSocket, Fields], None]] = {

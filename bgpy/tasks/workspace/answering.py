@@ -186,6 +186,15 @@ def refused(error: BgpyError) -> dict[str, Any]:
     return {"request_result": False, "result": str(error), "field": field, "error": type(error).__name__}
 
 
+def respond_or_refuse(client_socket: ClientSocket, envelope: dict[str, Any]) -> None:
+    """Send an answer, or why it cannot be sent: it may be too large for this client."""
+    try:
+        client_socket.respond(envelope)
+    except BgpyError as error:
+        if not client_socket.responded and client_socket.connected:
+            client_socket.respond(refused(error))
+
+
 class LateAnswer:
     """One answer, given once, by whoever comes first: the end of the job or the end of its time."""
 
@@ -210,7 +219,7 @@ class LateAnswer:
             record = self._record()
         except BgpyError as error:
             if self._given.acquire(blocking=False):
-                self._respond(refused(error))
+                respond_or_refuse(self._client_socket, refused(error))
         else:
             self.tell(record)
 
@@ -233,16 +242,9 @@ class LateAnswer:
             # What is known of a job is data, as it comes from a worker's channel, or was made for one.
             envelope = Data(request_result=True, result=self._make(record, time.monotonic() - self._begun))
         except (RefusedError, StoreError) as error:
-            self._respond(refused(error))
+            respond_or_refuse(self._client_socket, refused(error))
         else:
-            self._respond(envelope)
-
-    def _respond(self, envelope: dict[str, Any]) -> None:
-        try:
-            self._client_socket.respond(envelope)
-        except BgpyError as error:
-            if not self._client_socket.responded and self._client_socket.connected:
-                self._client_socket.respond(refused(error))  # too large for this client, for instance
+            respond_or_refuse(self._client_socket, envelope)
 
 
 class _AnswerOfPushed(LateAnswer):
