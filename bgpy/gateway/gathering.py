@@ -12,12 +12,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from bgpy.tasks.tensorflow.commands import MAX_TOGETHER
 from bgpy.tasks.workspace.values import Packed
 
 Message = dict[str, Any]
 
-#: Requests in one message; the server takes as many.
-MAX_TOGETHER = 64
 #: Bytes of a body, asked or answered, above which a prediction goes alone: its own bytes are what costs then.
 _SMALL = 64 << 10
 #: Models of which it is known how many predictions they take at once.

@@ -10,8 +10,8 @@ from support.loops import in_loop, turn_of_the_loop
 from support.scripted_models import inferred, job
 
 from bgpy.errors import ConnectError
-from bgpy.gateway.gathering import MAX_TOGETHER, Gathering
-from bgpy.tasks.tensorflow import together
+from bgpy.gateway.gathering import Gathering
+from bgpy.tasks.tensorflow.commands import MAX_TOGETHER
 
 LARGE = (64 << 10) + 1
 
@@ -68,10 +68,6 @@ async def knowing(server: Server, *names: str) -> Gathering:
         await ask(gathering, 0, name=name)
     server.messages.clear()
     return gathering
-
-
-def test_the_server_takes_as_many_as_are_sent() -> None:
-    assert MAX_TOGETHER == together.MAX_TOGETHER
 
 
 @in_loop

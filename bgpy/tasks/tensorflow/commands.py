@@ -122,6 +122,8 @@ INFER = Command(
     "job, finish, result, time, state, error, name, value: content_type and header_length of the body, which is in the buffers of"
     " the Packed in result; max_batch: as many predictions the model may take at once.",
 )
+#: Requests in one message of `INFER_ALL`.
+MAX_TOGETHER = 64
 INFER_ALL = Command(
     "infer_all",
     "Run the deployed model on several requests, which are answered together when the last one has ended.",

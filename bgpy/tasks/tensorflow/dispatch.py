@@ -23,7 +23,7 @@ from bgpy.tasks.tensorflow.fleet import Fleet
 from bgpy.tasks.tensorflow.readings import HOST, with_node
 from bgpy.tasks.tensorflow.replicas import IDLE_TIME, MAX_REPLICAS
 from bgpy.tasks.tensorflow.replicated import ReplicatedModel
-from bgpy.tasks.tensorflow.together import MAX_TOGETHER, Together
+from bgpy.tasks.tensorflow.together import Together
 from bgpy.tasks.workspace.answering import answer_at_end, push_and_answer, refused
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.dispatch import dispatch as dispatch_to_workspaces
@@ -167,8 +167,8 @@ def _infer(workspace: Workspace, fleet: Fleet, client_socket: ClientSocket, fiel
 
 
 def _infer_all(fleet: Fleet, client_socket: ClientSocket, requests: Any) -> None:
-    if not isinstance(requests, list) or not 0 < len(requests) <= MAX_TOGETHER:
-        raise RefusedError(f"The field 'requests' of infer_all is an array of 1 to {MAX_TOGETHER} requests", "requests")
+    if not isinstance(requests, list) or not 0 < len(requests) <= commands.MAX_TOGETHER:
+        raise RefusedError(f"The field 'requests' of infer_all is an array of 1 to {commands.MAX_TOGETHER} requests", "requests")
     if any(not isinstance(request, dict) or request.get("command") != commands.INFER.name for request in requests):
         raise RefusedError("The field 'requests' of infer_all is for infer alone", "requests")
     for part, request in zip(Together(client_socket, len(requests)).parts, requests, strict=True):

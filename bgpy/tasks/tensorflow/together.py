@@ -12,9 +12,6 @@ from bgpy.sockets import ClientSocket
 from bgpy.tasks.workspace.answering import SMALL_ANSWER, respond_or_refuse
 from bgpy.tasks.workspace.values import Packed
 
-#: Requests in one message.
-MAX_TOGETHER = 64
-
 
 class Together:
     """

@@ -10,8 +10,9 @@ from support.hosts import WAIT, Desk
 from support.scripted import KeepingSocket
 
 from bgpy.errors import MessageTooLargeError
+from bgpy.tasks.tensorflow.commands import MAX_TOGETHER
 from bgpy.tasks.tensorflow.dispatch import dispatch
-from bgpy.tasks.tensorflow.together import MAX_TOGETHER, Together
+from bgpy.tasks.tensorflow.together import Together
 from bgpy.tasks.workspace.answering import SMALL_ANSWER
 from bgpy.tasks.workspace.values import Packed
 
