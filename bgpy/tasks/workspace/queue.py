@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from bgpy.errors import StoreError
+from bgpy.errors import RefusedError, StoreError
 from bgpy.tasks.workspace.backends import Outcome
 from bgpy.tasks.workspace.calls import Call
 from bgpy.tasks.workspace.events import NO_DETAILS
@@ -105,11 +105,13 @@ class JobQueue(Standing):
         """
         Queue a job and return its number; that of the job which the same request has pushed before, if it has.
 
-        Raises OverloadedError where too many wait, or too much.
+        Raises OverloadedError where too many wait, or too much; RefusedError where the end has begun.
         """
         known = self.jobs.find(identity)
         if known is not None:
             return known
+        if self._closed:
+            raise RefusedError(f"The workspace {self.workspace!r} is gone", "name")
         number = self.jobs.next_number
         record = JobRecord(self.workspace, number, kind, text, clear, time_limit, pushed=now, identity=identity, call=call)
         self._waiting.admit(record)

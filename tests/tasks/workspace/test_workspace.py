@@ -312,6 +312,23 @@ def test_text_of_output_is_not_cut_within_a_character(house: House) -> None:
     assert workspace.record(number).stdout == b"\xc3\xa9\xe2\x82"
 
 
+def test_a_job_for_a_workspace_that_is_being_destroyed_is_refused(house: House) -> None:
+    workspace = house.make()
+    workspace.push("script", "deaf")
+    wait_for_job(house)
+    backend, refused = house.backends.last, list[str]()
+
+    def kill() -> bool:
+        with pytest.raises(RefusedError) as error:
+            workspace.push("script", "done")
+        refused.append(str(error.value))
+        return ScriptedBackend.kill(backend)
+
+    backend.kill = kill  # type: ignore[method-assign]
+    workspace.destroy()
+    assert refused[0] == f"The workspace {workspace.name!r} is gone."
+
+
 def test_destroying_ends_all_jobs_and_wakes_who_waits(house: House) -> None:
     workspace = house.make()
     first, second = workspace.push("script", "deaf"), workspace.push("script", "done")
