@@ -63,6 +63,13 @@ def resolve_addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, 
     return list(unique)
 
 
+def check_host(host: str) -> str:
+    """Return a host as it is; raises TypeError for what is no text, such as None for "all addresses"."""
+    if not isinstance(host, str):
+        raise TypeError(f'A host is a text: a name or an address, "" for all addresses of this machine, not {host!r:.100}.')
+    return host
+
+
 def check_port(port: int) -> int:
     """Return a port as an int; raises TypeError for what is no whole number, such as a text from the environment."""
     try:

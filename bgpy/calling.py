@@ -5,11 +5,12 @@ What the blocking and the asyncio client share: their settings, how long a call 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from bgpy.addresses import check_port
+from bgpy.addresses import check_host, check_port
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, Dialer, check_message_size
 from bgpy.errors import OwnServerError, RequestTimeoutError, ServerNotFoundError
 from bgpy.held import get_held_instances
@@ -35,13 +36,19 @@ _GRACE_MARGIN = 5.0
 _MAX_WAIT = 1e6
 
 
+#: A whole number below it is a float too.
+_LARGE = 1 << 1000
+
+
 def plain_seconds(seconds: Any) -> float:
     """Return a number of seconds of whatever class as a plain one; raises TypeError for what is none, such as a timedelta."""
-    if type(seconds) is float or type(seconds) is int:
+    if type(seconds) is float or (type(seconds) is int and abs(seconds) < _LARGE):
         return seconds
     try:
         if not isinstance(seconds, (str, bytes, bytearray)):  # which float would read
             return float(seconds)
+    except OverflowError:
+        return math.inf if seconds > 0 else -math.inf
     except (TypeError, ValueError):
         pass  # no number, or more than one
     raise TypeError(f"A timeout is a number of seconds, or None for no limit, not {seconds!r:.100}.")
@@ -101,7 +108,7 @@ class Caller:
     ) -> None:
         Wait(timeout)  # a wrong one is known here, not at the first request
         time_to_connect = Wait(connect_timeout).timeout
-        port = check_port(port)
+        host, port = check_host(host), check_port(port)
         check_message_size(max_message_size)
         if not 0 < max_connections < STATUS_LANE:
             raise ValueError(f"A client has 1 to {STATUS_LANE - 1:,} connections, not {max_connections:,}.")

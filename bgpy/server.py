@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bgpy.addresses import all_loopback, check_port, resolve_addresses
+from bgpy.addresses import all_loopback, check_host, check_port, resolve_addresses
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, check_message_size
 from bgpy.errors import ConnectError, ServerStartError, TlsError, TokenError
 from bgpy.logs import LOG_FORMAT
@@ -74,7 +74,7 @@ class Server:
             raise ValueError(f"{log_level!r} is no log level: use one of {', '.join(_LEVELS)}, or a number.")
         if init_file is not None and tasks is not None:
             raise ValueError("init_file and tasks exclude each other.")
-        self.host = host
+        self.host = check_host(host)
         #: The port; after the start the one that was picked.
         self.port = check_port(port)
         #: The process that serves, once it does.

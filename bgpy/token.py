@@ -16,6 +16,8 @@ MIN_LENGTH = 22
 PURPOSES = ("proof", "client-to-server", "server-to-client", "tls-psk", "http-cookie")
 _FILE = "token"
 _VARIABLE = "BGPY_TOKEN"
+#: What the environment and files have that is no UTF-8 stays what it is.
+_ENCODING = ("utf-8", "surrogateescape")
 
 
 def token_create() -> str:
@@ -35,13 +37,17 @@ def find_token(token: str | None = None) -> str:
     Raises
     ------
     TokenError
-        BGPY_TOKEN is set but empty, or the secret file cannot be trusted; says how to mend it.
+        What is given is no whole text, BGPY_TOKEN is set but empty, or the secret file cannot be trusted; says how to mend it.
     OSError
         The folder of the secret file cannot be made or read.
     """
     if token is not None:
         if not isinstance(token, str):
             raise TypeError(f"A token is text, not {type(token).__name__}.")
+        try:
+            token.encode(*_ENCODING)
+        except UnicodeEncodeError:
+            raise TokenError("The token has halves of characters, which cannot be written", "Use whole ones") from None
         return token
     token = os.environ.get(_VARIABLE)
     if token is None:
@@ -75,7 +81,7 @@ def derive_key(token: str, purpose: str) -> bytes:
 
     if purpose not in PURPOSES:
         raise ValueError(f"Unknown purpose {purpose!r}: one of {', '.join(PURPOSES)}.")
-    root = hmac.digest(token.encode("utf-8", "surrogateescape"), b"bgpy1 root", "sha256")
+    root = hmac.digest(token.encode(*_ENCODING), b"bgpy1 root", "sha256")
     return hmac.digest(root, purpose.encode("ascii"), "sha256")
 
 

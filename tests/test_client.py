@@ -268,6 +268,12 @@ def test_a_client_may_connect_for_as_long_as_it_takes(server: Served) -> None:
     assert server.client(connect_timeout=float("inf")).execute({"add": 1}, await_response=True) == {"count": 1}
 
 
+@pytest.mark.parametrize("host", [None, 5, b"localhost"])
+def test_a_host_that_is_no_text_is_refused_at_once(host: Any) -> None:
+    with pytest.raises(TypeError, match="A host is a text"):
+        bgpy.Client(host)
+
+
 @pytest.mark.parametrize("port", ["54321", None, 54321.0])
 def test_a_port_that_is_no_whole_number_is_refused_at_once(port: Any) -> None:
     with pytest.raises(TypeError, match="A port is a whole number"):
@@ -281,7 +287,7 @@ def test_a_limit_that_cannot_work_is_refused_at_once(server: Served, options: di
         server.client(**options)
 
 
-@pytest.mark.parametrize("timeout", [1e7, 1e10, float("inf")])
+@pytest.mark.parametrize("timeout", [1e7, 1e10, float("inf"), 10**400], ids=["months", "years", "infinite", "digits"])
 def test_a_very_long_timeout_is_a_long_wait(server: Served, timeout: float) -> None:
     """The system's own wait takes milliseconds in 32 bits: the request ran, and the call raised OverflowError."""
     assert server.client(timeout=timeout).execute({"add": 1}, await_response=True) == {"count": 1}

@@ -41,6 +41,7 @@ State = dict[str, Any]
         ({"max_message_size": 0}, ValueError, "from 1 on"),
         ({"max_message_size": 1 << 64}, ValueError, "from 1 on"),
         ({"max_message_size": 1e9}, TypeError, "whole number of bytes"),
+        ({"host": None}, TypeError, "A host is a text"),
         ({"port": "8000"}, TypeError, "A port is a whole number from 0 to 65535, not '8000'"),
         ({"init_file": "tasks.py", "tasks": "bgpy.example.tasks"}, ValueError, "exclude each other"),
         ({"token": b"secret"}, TypeError, "text, not bytes"),

@@ -37,6 +37,12 @@ def test_a_given_token_is_used_as_it_is(token: str, monkeypatch: pytest.MonkeyPa
     assert not home.exists()
 
 
+def test_half_a_character_is_refused_in_words() -> None:
+    with pytest.raises(TokenError, match="halves of characters"):
+        find_token("\ud800")
+    assert find_token("\udc80") == "\udc80"  # what the environment has for a byte that is no text
+
+
 def test_the_environment_comes_before_the_file(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("BGPY_TOKEN", "from the environment")
     assert find_token() == "from the environment"
