@@ -221,6 +221,8 @@ def cast(value: Any, dtype: str) -> Any:
 
 
 def _array(value: Any, dtype: Any = None) -> Any:
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise _UnfitError("some of the value is masked; give what stands for that, as with filled")
     try:
         return np.asarray(value, dtype)
     except (ValueError, TypeError, OverflowError) as error:

@@ -90,6 +90,7 @@ def test_values_are_cast_where_nothing_is_lost(dtype: str, value: Any, result: A
         ("string", np.array([1.0]), "the value is float64"),
         ("string", [["a"], ["b", "c"]], "the lists of the value have different lengths"),
         ("float32", np.array(["2026-01-01"], "datetime64[D]"), "the value is datetime64[D]"),
+        ("float32", np.ma.masked_array([1, 2], [True, False], np.float32), "some of the value is masked"),
     ],
 )
 def test_a_value_that_would_lose_something_is_refused(dtype: str, value: Any, reason: str) -> None:
@@ -114,6 +115,10 @@ def test_an_array_that_fits_is_passed_on_as_it_is() -> None:
     assert feed("float32", array, (None, 3)) is array
     texts = np.array([b"a"], object)
     assert feed("string", texts) is texts
+
+
+def test_a_masked_array_without_a_mask_is_an_array() -> None:
+    assert feed("float32", np.ma.masked_array([1, 2], None, np.float32)).tolist() == [1.0, 2.0]
 
 
 def test_bytes_of_another_order_are_turned() -> None:
