@@ -61,6 +61,7 @@ class Endpoints:
         self._watching = watching
         self._metrics = metrics
         self._limits = limits
+        self._encoding = {command.name: command for command in commands if takes_encoding(command)}
         page = Page(_HINT)
         self.doors: tuple[Door, ...] = (
             Door("/", "POST", self._guide, "API guide", result="API guide"),
@@ -99,10 +100,18 @@ class Endpoints:
         return json_answer(as_envelope(response))
 
     async def _execute(self, call: Call) -> Answer:
-        message = parse_object(await self._body(call))
+        message = self._for_json(parse_object(await self._body(call)))
         response = await while_connected(call.receive, self._upstream.execute(message))
         # In a thread: what a task set of the user's answers may be large, and none of it is JSON yet.
         return success(await asyncio.to_thread(to_json, response))
+
+    def _for_json(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return a message of `execute`; where it is a command's, its values come as JSON unless it says how."""
+        name = message.get("command")
+        command = self._encoding.get(name.rpartition(".")[2]) if isinstance(name, str) else None
+        if command is None or not message.keys() <= {"command", *(field.name for field in command.fields)}:
+            return message
+        return {"encoding": "json", **message}
 
     async def _reflect(self, call: Call) -> Answer:
         body = await self._body(call)
@@ -132,9 +141,14 @@ async def not_found(scope: Any, receive: Any, send: Any) -> None:
 def command_message(command: Command, fields: dict[str, Any]) -> dict[str, Any]:
     """Return the message of a command; its values are to come as JSON, made where they live."""
     message = {**fields, "command": command.name}
-    if any(field.name == "encoding" for field in command.fields):
+    if takes_encoding(command):
         message["encoding"] = "json"
     return message
+
+
+def takes_encoding(command: Command) -> bool:
+    """Return whether a command is told how the values of its answer come."""
+    return any(field.name == "encoding" for field in command.fields)
 
 
 def as_envelope(response: dict[str, Any]) -> dict[str, Any]:

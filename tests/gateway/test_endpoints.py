@@ -199,6 +199,17 @@ def test_execute_goes_to_whatever_the_server_was_initialised_with(http: httpx.Cl
     assert answer.json()["result"]["set"] == [1]
 
 
+@pytest.mark.parametrize("command", ["push_job", "workspace.push_job"])
+def test_execute_asks_for_the_values_of_a_command_as_json(http: httpx.Client, workspaces: Workspaces, command: str) -> None:
+    workspaces.answers[command] = dict
+    asked = {"command": command, "name": "lab", "job": "1", "type": 1}
+    assert http.post("/execute", json=asked).json()["result"] == {**asked, "encoding": "json"}
+    own = {**asked, "encoding": "objects"}
+    assert http.post("/execute", json=own).json()["result"] == own
+    other = {**asked, "colour": "red"}  # of a task set that has a command of that name
+    assert http.post("/execute", json=other).json()["result"] == other
+
+
 def test_a_server_with_other_tasks_answers_a_command_in_the_envelope(http: httpx.Client, workspaces: Workspaces) -> None:
     workspaces.answers["get_status"] = lambda args: {"count": 1}
     assert http.post("/get_status/").json() == {"request_result": True, "result": {"count": 1}}
