@@ -129,6 +129,11 @@ class ClientSocket:
         return bool(self.flags & FLAG_AWAIT)
 
     @property
+    def streamed(self) -> bool:
+        """Whether the client takes several responses, as `Client.stream` does; without it those with more=True go nowhere."""
+        return bool(self.flags & FLAG_STREAM)
+
+    @property
     def connected(self) -> bool:
         """Whether a response sent now would find the client, as far as the server knows."""
         return self._outgoing is not None and self._outgoing.connected

@@ -169,6 +169,7 @@ class KeepingSocket(ClientSocket):
     """A client that waits for responses and keeps them."""
 
     awaited = True
+    streamed = True
     connected = True
     identity: Any = None
 

@@ -319,6 +319,9 @@ def _watch(workspaces: Workspaces, client_socket: ClientSocket, fields: Fields) 
     """Stream events until the job has ended, the workspace is gone, or the client is."""
     workspace = workspaces[fields["name"]]
     until = None if fields["until"] is None else int(fields["until"])
+    if until is None and client_socket.awaited and not client_socket.streamed:
+        how = "ask for it as one, with Client.stream or POST /watch, or say until the end of which job"
+        raise RefusedError(f"watch is a stream, which would be waited for in vain: {how}", "until")
     watcher = workspace.log.watch(None if fields["since"] is None else int(fields["since"]))
     # After the watcher has its place: an end that comes from now on is an event that it will see.
     over = until is not None and workspace.state(until).ended

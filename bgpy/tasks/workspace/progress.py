@@ -80,7 +80,7 @@ class Sinks:
 SINK = Sinks()
 
 
-def progress(items: Iterable[T], name: str | None = None, total: float | None = None) -> Iterator[T]:
+def progress(items: Iterable[T], name: str | None = None, total: float | None = None, *, desc: str | None = None) -> Iterator[T]:
     """
     Yield the items, and tell whoever watches the job how many are done: ``for x in progress(items)``.
 
@@ -94,6 +94,8 @@ def progress(items: Iterable[T], name: str | None = None, total: float | None = 
         What is counted, for people; needed only to tell several bars of one job apart.
     total
         How many items there are, where `items` has no length.
+    desc
+        The name, in the words of tqdm.
     """
     sink = SINK.get()
     if sink is None:
@@ -103,7 +105,7 @@ def progress(items: Iterable[T], name: str | None = None, total: float | None = 
             total = len(items)  # type: ignore[arg-type]
         except TypeError:
             pass  # nobody knows before the last one
-    return _tell(items, name or "", total, sink)
+    return _tell(items, name or desc or "", total, sink)
 
 
 def _tell(items: Iterable[T], name: str, total: float | None, sink: Sink) -> Iterator[T]:

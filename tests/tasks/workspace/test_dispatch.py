@@ -395,6 +395,16 @@ def test_watching_until_a_job_that_has_ended_tells_its_end(desk: Desk) -> None:
     assert (event["event"], event["job"], event["state"], more) == ("finished", 0, "failed", False)
 
 
+def test_a_watch_without_an_end_is_for_who_takes_a_stream(desk: Desk) -> None:
+    """A plain request for it was answered when the workspace was gone."""
+    client = KeepingSocket()
+    client.streamed = False
+    assert "a stream" in desk.answer({"command": "watch", "name": "w"}, client)["result"]
+    desk.run("done")
+    dispatch(desk.workspaces, client, {"command": "watch", "name": "w", "until": 0, "since": 10**6})
+    assert [event["event"] for event, more in stream_of(client) if not more] == ["finished"]
+
+
 def test_a_watch_ends_with_its_workspace(desk: Desk) -> None:
     client = KeepingSocket()
     thread = threading.Thread(target=dispatch, args=(desk.workspaces, client, {"command": "watch", "name": "w", "since": 0}))

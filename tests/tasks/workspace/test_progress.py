@@ -44,6 +44,11 @@ def test_events_are_throttled_and_the_last_one_is_sent(sent: list[tuple[Any, ...
     assert sent == [("rows", 0, 1000), ("rows", 1000, 1000)]
 
 
+def test_the_name_may_be_called_as_tqdm_calls_it(sent: list[tuple[Any, ...]], clock: SimpleNamespace) -> None:
+    assert list(progress([1], desc="rows", total=1)) == [1]
+    assert sent == [("rows", 0, 1), ("rows", 1, 1)]
+
+
 def test_events_come_in_intervals(sent: list[tuple[Any, ...]], clock: SimpleNamespace) -> None:
     for _ in progress(range(4)):
         clock.now += INTERVAL * 0.51
