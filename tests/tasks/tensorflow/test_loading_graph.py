@@ -95,7 +95,8 @@ def test_wrong_names_and_values_are_told_with_what_there_is(deployed: Model) -> 
         ("y", None, f"Input 'x' has no value; it takes float32. {inputs}"),
         ("y", {"input": [[1, 2, 3]]}, f"Input 'input' takes float32 [?, 2]: the value has the shape [1, 3]. {inputs}"),
         ("y", {"x": [["a", "b"]]}, f"Input 'x' takes float32 [?, 2]: the value is string. {inputs}"),
-        ("both", {"both": [1]}, "Collection 'both' has 2 tensors: it takes a list of 2 values."),
+        ("both", {"both": [1]}, f"Collection 'both' has 2 tensors: it takes a list of 2 values. {inputs}"),
+        ("y", {"input": X, "x:0": [[0, 0]]}, f"'input' and 'x:0' are both x:0: it takes one value. {inputs}"),
         ("y", [1], f"feed_dict maps names to values; it is a list. {inputs}"),
         ("y", {1: 2}, "The names of tensors are texts; one is a int."),
     ]:

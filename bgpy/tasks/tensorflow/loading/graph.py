@@ -131,6 +131,7 @@ class GraphModel(Model):
             if not isinstance(value, (list, tuple)) or len(value) != len(tensors):
                 raise ModelInputError(
                     f"Collection {name!r} has {len(tensors)} tensors: it takes a list of {len(tensors)} values."
+                    f" {self._inputs_text()}"
                 )
             several = list(value)
         own = self.signatures[self.default]
@@ -148,6 +149,11 @@ class GraphModel(Model):
         inputs = list(dict.fromkeys(tensor for tensors in fed.values() for tensor in tensors))
         outputs = list(dict.fromkeys(tensor for tensors in result for tensor in tensors))
         for tensor in inputs:
+            names = [name for name, tensors in fed.items() if tensor in tensors]
+            if len(names) > 1:
+                raise ModelInputError(
+                    f"{names[0]!r} and {names[1]!r} are both {tensor}: it takes one value. {self._inputs_text()}"
+                )
             if not self._graph.is_feedable(self._graph.get_tensor_by_name(tensor)):
                 raise ModelInputError(f"Nothing can be fed for {tensor}. {self._inputs_text()}")
         self._check_complete(inputs, outputs)
