@@ -111,7 +111,8 @@ def test_bars_and_colours_of_a_job_are_shown_as_it_runs_and_from_its_record(visi
     served.ask("create_workspace", name="bars")
     page = visit.go("#workspaces/bars")
     page.get_by_text("No job yet").wait_for()
-    code = "import sys\nfor n in range(3): sys.stderr.write(f'\\r{n + 1}/3')\nprint('\\x1b[31mred\\x1b[0m')"
+    # In one piece: what is printed may come before it or behind it, and must not come in between.
+    code = "import sys\nsys.stderr.write('\\r1/3\\r2/3\\r3/3')\nprint('\\x1b[31mred\\x1b[0m')"
     served.ask("push_job", name="bars", type="script", job=code, timeout=20, variables=False)
     output = page.get_by_role("article", name="Job 0").get_by_label("Output")
     for _ in range(2):
