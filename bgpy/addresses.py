@@ -23,11 +23,11 @@ def address_bytes(address: str) -> bytes | None:
     """Give the 4 or 16 bytes of a numeric address, IPv4-mapped ones as 4 and without a scope ("%eth0"); None for a name."""
     try:
         return socket.inet_pton(socket.AF_INET, address)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a character that no address has
         pass  # not IPv4: see whether it is IPv6
     try:
         packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
-    except OSError:
+    except (OSError, ValueError):
         return None
     return packed[12:] if packed.startswith(_MAPPED) else packed
 

@@ -8,7 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bgpy.addresses import format_address, is_wildcard, resolve_addresses
+from bgpy.addresses import check_host, format_address, is_wildcard, resolve_addresses
 from bgpy.calling import plain_seconds
 from bgpy.client import Client
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE
@@ -151,7 +151,8 @@ def connect(name: str, host: str | None = None, port: int | None = None, token: 
     access = _Access(find_token(token), **client, options=options)
     target = parse_target(name)
     if port is not None:
-        return access.attach(host or LOOPBACK, port, "", name if target is None else target.name)
+        host = LOOPBACK if host is None else check_host(host) or LOOPBACK
+        return access.attach(host, port, "", name if target is None else target.name)
     if host is not None:
         raise ValueError(f"The host {host!r} needs its port too: connect(name, host=..., port=...).")
     if target is not None:
@@ -357,7 +358,7 @@ def _task_set(tasks: tuple[Any, ...]) -> TaskSet | str | None:
 
 def _is_ours(host: str) -> bool:
     """Tell whether a host is this machine: whether an address of it can be bound. Raises ConnectError for an unknown one."""
-    for family, address in resolve_addresses(host, 0):
+    for family, address in resolve_addresses(check_host(host), 0):
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             try:
                 sock.bind(address)

@@ -44,10 +44,8 @@ def find_token(token: str | None = None) -> str:
     if token is not None:
         if not isinstance(token, str):
             raise TypeError(f"A token is text, not {type(token).__name__}.")
-        try:
-            token.encode(*_ENCODING)
-        except UnicodeEncodeError:
-            raise TokenError("The token has halves of characters, which cannot be written", "Use whole ones") from None
+        if not _can_be_written(token):
+            raise TokenError("The token has halves of characters, which cannot be written", "Use whole ones")
         return token
     token = os.environ.get(_VARIABLE)
     if token is None:
@@ -83,6 +81,14 @@ def derive_key(token: str, purpose: str) -> bytes:
         raise ValueError(f"Unknown purpose {purpose!r}: one of {', '.join(PURPOSES)}.")
     root = hmac.digest(token.encode(*_ENCODING), b"bgpy1 root", "sha256")
     return hmac.digest(root, purpose.encode("ascii"), "sha256")
+
+
+def _can_be_written(token: str) -> bool:
+    try:
+        token.encode(*_ENCODING)
+    except UnicodeEncodeError:
+        return False  # and no more of that error, which holds the token
+    return True
 
 
 def _file_token() -> str:

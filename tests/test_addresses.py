@@ -33,6 +33,7 @@ def test_mapped_addresses_fold_to_ipv4() -> None:
 def test_bytes_of_names_are_none() -> None:
     assert address_bytes("127.0.0.1") == b"\x7f\0\0\1"
     assert address_bytes("example") is None
+    assert address_bytes("exam\0ple") is address_bytes("\ud800") is None  # which the system's call does not take
 
 
 def test_wildcards() -> None:

@@ -270,6 +270,14 @@ def test_a_name_that_is_no_text_is_refused_in_words(name: Any) -> None:
             call()
 
 
+@pytest.mark.parametrize("host", [b"127.0.0.1", 127])
+def test_a_host_that_is_no_text_is_refused_in_words(host: Any) -> None:
+    with pytest.raises(TypeError, match="A host is a text"):
+        bgpy.start("models", host=host)
+    with pytest.raises(TypeError, match="A host is a text"):
+        bgpy.connect("models", host=host, port=1)
+
+
 @pytest.mark.parametrize("timeout", [timedelta(seconds=5), "5"])
 def test_a_timeout_that_is_no_number_is_refused_in_words(timeout: Any) -> None:
     with pytest.raises(TypeError, match="A timeout is a number of seconds"):

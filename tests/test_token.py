@@ -38,8 +38,9 @@ def test_a_given_token_is_used_as_it_is(token: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_half_a_character_is_refused_in_words() -> None:
-    with pytest.raises(TokenError, match="halves of characters"):
+    with pytest.raises(TokenError, match="halves of characters") as refusal:
         find_token("\ud800")
+    assert refusal.value.__context__ is None  # Python's own error has the token
     assert find_token("\udc80") == "\udc80"  # what the environment has for a byte that is no text
 
 
