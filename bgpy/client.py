@@ -89,7 +89,7 @@ class Client(Caller):
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def initialize(self, *tasks: Any, exist_ok: bool = False, timeout: float | None = None) -> dict[str, Any]:
+    def initialize(self, *tasks: Any, exist_ok: bool = False, timeout: float | None = None, **named: Any) -> dict[str, Any]:
         """
         Send the server its tasks and run its init task; blocks until that is done.
 
@@ -98,6 +98,8 @@ class Client(Caller):
         tasks
             Init, exec and exit task; or a module, a module's name, or a `TaskSet`. They travel by value where the server cannot
             import them.
+        named
+            ``init``, ``exec`` and ``exit``, for tasks that are given by name.
         exist_ok
             Whether a server that has its tasks already is fine.
         timeout
@@ -118,7 +120,7 @@ class Client(Caller):
         BgpyError
             Also all that `execute` raises.
         """
-        call = initialize_call(tasks)
+        call = initialize_call(tasks, named)
         return read_initialized(call.message, self._first_frame(call, timeout), exist_ok)
 
     def execute(self, args: dict[str, Any], await_response: bool = False, timeout: float | None = None) -> dict[str, Any]:

@@ -62,9 +62,11 @@ class TaskSet:
         self.commands = tuple(commands)
 
     @classmethod
-    def of(cls, *tasks: Any) -> TaskSet:
+    def of(cls, *tasks: Any, **named: Any) -> TaskSet:
         """
         Return the task set that three callables, a module, a module's name, or a task set stand for.
+
+        The callables may be named ``init``, ``exec`` and ``exit``.
 
         Raises
         ------
@@ -73,8 +75,8 @@ class TaskSet:
         AttributeError, ImportError
             The module lacks a task, or cannot be imported.
         """
-        if len(tasks) == 3:
-            return cls(*tasks)
+        if named or len(tasks) == 3:
+            return cls(*tasks, **named)
         if len(tasks) != 1:
             raise TypeError(f"Expected init, exec and exit task, a module or a TaskSet, got {len(tasks)} arguments")
         (source,) = tasks

@@ -114,6 +114,8 @@ def test_exec_before_init_and_init_twice() -> None:
         assert client.initialize(COUNTER) == {"message": "Initialization successful."}
         with pytest.raises(AlreadyInitializedError):
             client.initialize(COUNTER)
+        with pytest.raises(AlreadyInitializedError):
+            client.initialize(init=COUNTER.init, exec=COUNTER.exec, exit=COUNTER.exit)
         assert client.initialize(COUNTER, exist_ok=True) == {"message": "Already initialized."}
         assert client.execute({"add": 2}, await_response=True)["count"] == 2
 

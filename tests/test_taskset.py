@@ -27,6 +27,14 @@ def exit_task(client_socket: Any, state: Any, args: Any) -> None:
     return None
 
 
+def test_the_three_tasks_may_be_named() -> None:
+    tasks = TaskSet.of(exec=exec_task, init=init_task, exit=exit_task)
+    assert (tasks.init, tasks.exec, tasks.exit) == (init_task, exec_task, exit_task)
+    assert TaskSet.of(init_task, exec_task, exit=exit_task).exit is exit_task
+    with pytest.raises(TypeError, match="'exist_okay'"):
+        TaskSet.of(init_task, exec_task, exit_task, exist_okay=True)
+
+
 def of_module(module: object) -> list[object]:
     tasks = TaskSet.of(module)
     return [tasks.init, tasks.exec, tasks.exit]

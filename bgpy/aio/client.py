@@ -75,9 +75,9 @@ class AsyncClient(Caller):
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
-    async def initialize(self, *tasks: Any, exist_ok: bool = False, timeout: float | None = None) -> dict[str, Any]:
+    async def initialize(self, *tasks: Any, exist_ok: bool = False, timeout: float | None = None, **named: Any) -> dict[str, Any]:
         """Send the server its tasks and run its init task: see `Client.initialize`, also for what it raises."""
-        call = initialize_call(tasks)
+        call = initialize_call(tasks, named)
         return read_initialized(call.message, await self._first_frame(call, self._wait(timeout)), exist_ok)
 
     async def execute(self, args: dict[str, Any], await_response: bool = False, timeout: float | None = None) -> dict[str, Any]:

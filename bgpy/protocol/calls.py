@@ -32,9 +32,9 @@ class Call(NamedTuple):
     message: dict[str, Any]
 
 
-def initialize_call(tasks: tuple[Any, ...]) -> Call:
+def initialize_call(tasks: tuple[Any, ...], named: dict[str, Any]) -> Call:
     """Return the call that sends a task set; raises TypeError, AttributeError and SerializationError."""
-    message = TaskSet.of(*tasks).message()
+    message = TaskSet.of(*tasks, **named).message()
     return Call(MessageType.INIT, FLAG_AWAIT, dump(message), message)
 
 

@@ -51,7 +51,7 @@ async def test_every_verb_with_a_detached_server() -> None:
                 await client.submit({"add": 1})
             assert await client.initialize(start_count, count, nothing) == {"message": "Initialization successful."}
             with pytest.raises(AlreadyInitializedError):
-                await client.initialize(COUNTER)
+                await client.initialize(init=start_count, exec=count, exit=nothing)
             assert await client.initialize(COUNTER, exist_ok=True) == {"message": "Already initialized."}
             assert await client.execute({"add": 1}) == {"message": "Received 'EXEC'"}
             assert await client.execute({"add": 1}, await_response=True) == {"count": 2}
