@@ -9,12 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bgpy.addresses import check_host, format_address, is_wildcard, resolve_addresses
-from bgpy.calling import plain_seconds
 from bgpy.client import Client
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE
 from bgpy.errors import ConnectError, PythonVersionError, ServerNotFoundError, ServerStartError, TlsError
 from bgpy.protocol.handshake import ZERO_ID
 from bgpy.records import Record, Registry
+from bgpy.seconds import time_limit
 from bgpy.server import Server
 from bgpy.system import wait_for_end
 from bgpy.taskset import TaskSet
@@ -44,7 +44,7 @@ def start(
     host: str = LOOPBACK,
     port: int = 0,
     token: str | None = None,
-    timeout: float = 30,
+    timeout: float | None = 30,
     tls: Tls = None,
     ssl_context: ssl.SSLContext | None = None,
     insecure: bool = False,
@@ -72,7 +72,7 @@ def start(
     token, tls, insecure, log_level, log_file, max_message_size
         As for `Server`, and the first two and the last for the client too.
     timeout
-        Seconds until all is done, the init task too.
+        Seconds until all is done, the init task too; None is no limit.
     ssl_context
         For a client of a server that runs: such a context cannot travel to a new process.
     connect_timeout, max_connections
@@ -93,7 +93,7 @@ def start(
     BgpyError
         Also all that `Server.run_background` and `Client.status` raise.
     """
-    deadline = time.monotonic() + plain_seconds(timeout)
+    deadline = time.monotonic() + time_limit(timeout)
     task_set = _task_set(tasks)
     token = find_token(token)
     access = _Access(
@@ -206,7 +206,7 @@ def _answer_start(name: str, request: dict[str, Any]) -> Record:
     if python not in (None, own_python()):
         raise PythonVersionError(own_python(), python)
     server = Server(**options, tasks=None if tasks is None else base64.b64decode(tasks), name=name)
-    return _find_or_start(server, name, time.monotonic() + plain_seconds(timeout))[0]
+    return _find_or_start(server, name, time.monotonic() + time_limit(timeout))[0]
 
 
 class _Access(NamedTuple):

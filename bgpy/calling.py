@@ -5,10 +5,9 @@ What the blocking and the asyncio client share: their settings, how long a call 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bgpy.addresses import check_host, check_port
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, Dialer, check_message_size
@@ -19,6 +18,7 @@ from bgpy.protocol.calls import GRACE, STATUS_LANE
 from bgpy.protocol.exchange import Open
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
 from bgpy.protocol.messages import MessageType
+from bgpy.seconds import MAX_WAIT, check_timeout, time_limit
 from bgpy.system import call_after_fork, machine_identity
 from bgpy.tls import Tls, choose_context
 from bgpy.token import find_token
@@ -32,46 +32,20 @@ _log = logging.getLogger("bgpy.client")
 _GRACE_MARGIN = 5.0
 
 
-#: The longest wait in seconds, eleven days: what the system takes in milliseconds ends at 24.
-_MAX_WAIT = 1e6
-
-
-#: A whole number below it is a float too.
-_LARGE = 1 << 1000
-
-
-def plain_seconds(seconds: Any) -> float:
-    """Return a number of seconds of whatever class as a plain one; raises TypeError for what is none, such as a timedelta."""
-    if type(seconds) is float or (type(seconds) is int and abs(seconds) < _LARGE):
-        return seconds
-    try:
-        if not isinstance(seconds, (str, bytes, bytearray)):  # which float would read
-            return float(seconds)
-    except OverflowError:
-        return math.inf if seconds > 0 else -math.inf
-    except (TypeError, ValueError):
-        pass  # no number, or more than one
-    raise TypeError(f"A timeout is a number of seconds, or None for no limit, not {seconds!r:.100}.")
-
-
 class Wait:
     """How long a call may take: an instant that can be moved on."""
 
     __slots__ = ("deadline", "timeout")
 
     def __init__(self, timeout: float | None) -> None:
-        if timeout is not None:
-            timeout = plain_seconds(timeout)
-            if not timeout >= 0:  # so that NaN is none either
-                raise ValueError(f"A timeout is a number of seconds from 0 on, or None for no limit, not {timeout}.")
-        self.timeout = timeout
+        self.timeout = check_timeout(timeout)
         self.deadline: float | None = None
         self.renew()
 
     def renew(self) -> None:
         """Start counting anew."""
         if self.timeout is not None:
-            self.deadline = time.monotonic() + min(self.timeout, _MAX_WAIT)
+            self.deadline = time.monotonic() + min(self.timeout, MAX_WAIT)
 
     @property
     def left(self) -> float | None:
@@ -106,8 +80,8 @@ class Caller:
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         _instance: bytes = ZERO_ID,
     ) -> None:
-        Wait(timeout)  # a wrong one is known here, not at the first request
-        time_to_connect = Wait(connect_timeout).timeout
+        check_timeout(timeout)  # a wrong one is known here, not at the first request
+        self._connect_timeout = time_limit(connect_timeout)
         host, port = check_host(host), check_port(port)
         check_message_size(max_message_size)
         if not 0 < max_connections < STATUS_LANE:
@@ -118,7 +92,6 @@ class Caller:
         token = find_token(token)
         context = choose_context(tls, ssl_context, token, server=False)
         self._dialer = Dialer(host, port, token, context, tls == "token", max_message_size, machine_identity())
-        self._connect_timeout = _MAX_WAIT if time_to_connect is None else min(time_to_connect, _MAX_WAIT)
         self._max_connections = max_connections
         self._log_handler = _open_log(log_level, log_file)
         #: The server that this client belongs to, where it was found by name: any other is refused.

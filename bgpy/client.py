@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from bgpy.calling import NO_LIMIT, Caller, Wait, plain_seconds
+from bgpy.calling import NO_LIMIT, Caller, Wait
 from bgpy.connection import Connection
 from bgpy.errors import (
     BgpyError,
@@ -41,6 +41,7 @@ from bgpy.protocol.frames import FLAG_AWAIT, FLAG_CONFIRM, FLAG_MORE, Frame, Fra
 from bgpy.protocol.handshake import Admission, Opening
 from bgpy.protocol.messages import REQUEST, STATUS, dump_plain
 from bgpy.protocol.states import State
+from bgpy.seconds import plain_seconds
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

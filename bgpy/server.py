@@ -14,6 +14,7 @@ from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, check_message_size
 from bgpy.errors import ConnectError, ServerStartError, TlsError, TokenError
 from bgpy.logs import LOG_FORMAT
 from bgpy.records import Registry
+from bgpy.seconds import time_limit
 from bgpy.serving.running import Running, Settings
 from bgpy.sockets import ClientSocket, respond
 from bgpy.taskset import TaskSet
@@ -124,7 +125,7 @@ class Server:
         """
         return self._serve(self._settings(), None if ready is None else lambda address: ready(), detached=False)
 
-    def run_background(self, timeout: float = 30) -> None:
+    def run_background(self, timeout: float | None = 30) -> None:
         """
         Start a detached process that serves, and return when it is ready: it accepts connections and the init task is done.
 
@@ -133,7 +134,7 @@ class Server:
         Parameters
         ----------
         timeout
-            Seconds until it must be ready.
+            Seconds until it must be ready; None is no limit.
 
         Raises
         ------
@@ -144,6 +145,7 @@ class Server:
         SerializationError
             The tasks cannot travel.
         """
+        timeout = time_limit(timeout)
         if self.name is None:
             self.spawn(timeout)
             return

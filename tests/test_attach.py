@@ -78,7 +78,7 @@ def test_start_gives_a_client_of_an_initialised_server(servers: Registry) -> Non
         assert client.execute(INCREASE, await_response=True) == {"request_count": 1, "value": 1001}
 
 
-@pytest.mark.parametrize("timeout", [1e7, float("inf")])
+@pytest.mark.parametrize("timeout", [1e7, float("inf"), None, pytest.param(10**400, id="huge")])
 def test_a_very_long_timeout_is_a_long_wait(timeout: float) -> None:
     """The system's own wait takes milliseconds in 32 bits."""
     with bgpy.start("models", EXAMPLE, timeout=timeout) as client:

@@ -287,7 +287,7 @@ def test_a_limit_that_cannot_work_is_refused_at_once(server: Served, options: di
         server.client(**options)
 
 
-@pytest.mark.parametrize("timeout", [1e7, 1e10, float("inf"), 10**400], ids=["months", "years", "infinite", "digits"])
+@pytest.mark.parametrize("timeout", [1e7, 1e10, float("inf"), 10**400, Fraction(10**400)], ids=["months", "years", "infinite", "digits", "class"])
 def test_a_very_long_timeout_is_a_long_wait(server: Served, timeout: float) -> None:
     """The system's own wait takes milliseconds in 32 bits: the request ran, and the call raised OverflowError."""
     assert server.client(timeout=timeout).execute({"add": 1}, await_response=True) == {"count": 1}

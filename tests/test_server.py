@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,21 @@ def test_a_wrong_setting_is_refused_before_anything_starts(options: Any, error: 
         Server(**options).run_background()
     assert "secret" not in str(caught.value)
     assert Registry().running() == []
+
+
+@pytest.mark.parametrize("timeout", [None, Decimal(20), pytest.param(10**400, id="huge")])
+def test_a_number_of_any_class_or_none_is_the_timeout_of_a_start(timeout: Any) -> None:
+    server = Server()
+    server.run_background(timeout=timeout)
+    Client("127.0.0.1", server.port).terminate()
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"), [("20", TypeError), (timedelta(seconds=20), TypeError), (-1, ValueError), (float("nan"), ValueError)]
+)
+def test_a_timeout_of_a_start_that_is_none_is_refused_in_words(timeout: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="A timeout is a number of seconds"):
+        Server().run_background(timeout=timeout)
 
 
 def test_a_log_level_is_known_in_small_letters_too() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bgpy.aio.connection import AsyncConnection, dial
 from bgpy.aio.waiting import LaneQueue
-from bgpy.calling import Caller, Wait, plain_seconds
+from bgpy.calling import Caller, Wait
 from bgpy.errors import (
     BgpyError,
     ConnectError,
@@ -42,6 +42,7 @@ from bgpy.protocol.frames import FLAG_MORE, Frame
 from bgpy.protocol.handshake import Admission, Opening
 from bgpy.protocol.messages import STATUS
 from bgpy.protocol.states import State
+from bgpy.seconds import plain_seconds
 
 Lane = PoolLane[AsyncConnection]
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bgpy.calling import plain_seconds
 from bgpy.errors import JobFailedError, RefusedError, RequestTimeoutError, SerializationError, WorkspaceNotFoundError
 from bgpy.protocol.messages import Data
+from bgpy.seconds import plain_seconds
 from bgpy.tasks.workspace.jobs import JobState
 from bgpy.tasks.workspace.values import Packed
 
