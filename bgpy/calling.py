@@ -13,7 +13,7 @@ from bgpy.addresses import check_host, check_port
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, Dialer, check_message_size
 from bgpy.errors import OwnServerError, RequestTimeoutError, ServerNotFoundError
 from bgpy.held import get_held_instances
-from bgpy.logs import LOG_FORMAT
+from bgpy.logs import LOG_FORMAT, check_level
 from bgpy.protocol.calls import GRACE, STATUS_LANE
 from bgpy.protocol.exchange import Open
 from bgpy.protocol.handshake import ZERO_ID, Admission, ClientHello, Opening
@@ -158,7 +158,7 @@ def _open_log(level: str | int | None, path: str | None) -> logging.Handler | No
     if level is None and path is None:
         return None
     if level is not None:
-        _log.setLevel(level)
+        _log.setLevel(check_level(level))
     if path is None:
         return None
     handler = logging.FileHandler(path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bgpy.addresses import all_loopback, check_host, check_port, resolve_addresses
 from bgpy.connection import DEFAULT_MAX_MESSAGE_SIZE, check_message_size
 from bgpy.errors import ConnectError, ServerStartError, TlsError, TokenError
-from bgpy.logs import LOG_FORMAT
+from bgpy.logs import LOG_FORMAT, check_level
 from bgpy.records import Registry
 from bgpy.seconds import time_limit
 from bgpy.serving.running import Running, Settings
@@ -24,8 +24,6 @@ from bgpy.token import check_token_strength, find_token, forget_environment_toke
 if TYPE_CHECKING:
     import ssl
     from types import ModuleType
-
-_LEVELS = ("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET")
 
 __all__ = ["ClientSocket", "Server", "respond", "serve_detached"]
 
@@ -71,8 +69,6 @@ class Server:
     ) -> None:
         # A wrong one is known here, not when the server is ready.
         check_message_size(max_message_size)
-        if isinstance(log_level, str) and log_level.upper() not in _LEVELS:
-            raise ValueError(f"{log_level!r} is no log level: use one of {', '.join(_LEVELS)}, or a number.")
         if init_file is not None and tasks is not None:
             raise ValueError("init_file and tasks exclude each other.")
         self.host = check_host(host)
@@ -84,7 +80,7 @@ class Server:
         self.log_file = log_file
         self.name = name
         self._token = token
-        self._log_level = log_level.upper() if isinstance(log_level, str) else log_level
+        self._log_level = log_level if log_level is None else check_level(log_level)
         self._init_file = init_file
         self._tasks = tasks if tasks is None or isinstance(tasks, (str, bytes)) else TaskSet.of(tasks)
         self._ssl_context = ssl_context

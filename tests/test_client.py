@@ -280,6 +280,18 @@ def test_a_port_that_is_no_whole_number_is_refused_at_once(port: Any) -> None:
         bgpy.Client("127.0.0.1", port)
 
 
+def test_a_clients_log_level_is_a_name_or_a_number(request: pytest.FixtureRequest) -> None:
+    """A server has always taken the names in small letters."""
+    logger = logging.getLogger("bgpy.client")
+    request.addfinalizer(lambda level=logger.level: logger.setLevel(level))
+    bgpy.Client(log_level="error").close()
+    assert logger.level == logging.ERROR
+    with pytest.raises(ValueError, match="'LOUD' is no log level"):
+        bgpy.Client(log_level="LOUD")
+    with pytest.raises(TypeError, match=r"a whole number, not 1\.5"):
+        bgpy.Client(log_level=1.5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("options", [{"max_connections": 0}, {"max_connections": 65_535}, {"max_message_size": -1}], ids=repr)
 def test_a_limit_that_cannot_work_is_refused_at_once(server: Served, options: dict[str, int]) -> None:
     """With no connection every request waited for ever."""

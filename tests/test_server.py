@@ -40,6 +40,7 @@ State = dict[str, Any]
     ("options", "error", "said"),
     [
         ({"log_level": "LOUD"}, ValueError, "no log level"),
+        ({"log_level": 1.5}, TypeError, "A log level is a name or a whole number, not 1.5"),
         ({"max_message_size": 0}, ValueError, "from 1 on"),
         ({"max_message_size": 1 << 64}, ValueError, "from 1 on"),
         ({"max_message_size": 1e9}, TypeError, "whole number of bytes"),
