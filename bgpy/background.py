@@ -174,7 +174,7 @@ def _open_log(log_file: str | None, name: str | None) -> tuple[str, int]:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     try:
         if log_file is not None:  # the caller's own choice: a pipe, a device or a shared file are fine
-            path = os.path.abspath(log_file)
+            path = os.path.abspath(os.fsdecode(log_file))
             return path, os.open(path, flags, 0o600)
         folder = private_folder(os.path.join(private_folder(user_state_dir()), "logs"))
         if name is not None:
@@ -186,7 +186,7 @@ def _open_log(log_file: str | None, name: str | None) -> tuple[str, int]:
         lock_file(fd)
         _remove_old_logs(folder)
         return path, fd
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a character that no path has
         raise ServerStartError(f"its log file cannot be opened: {error}") from error
 
 

@@ -84,6 +84,8 @@ class Caller:
         self._connect_timeout = time_limit(connect_timeout)
         host, port = check_host(host), check_port(port)
         check_message_size(max_message_size)
+        if not hasattr(max_connections, "__index__"):
+            raise TypeError(f"max_connections is a whole number, not {max_connections!r:.100}.")
         if not 0 < max_connections < STATUS_LANE:
             raise ValueError(f"A client has 1 to {STATUS_LANE - 1:,} connections, not {max_connections:,}.")
         self.host = host

@@ -48,7 +48,9 @@ class Record(NamedTuple):
 
 
 def check_name(name: str) -> str:
-    """Return a server's name. Raises ValueError for one that is no safe file name."""
+    """Return a server's name. Raises ValueError for one that is no safe file name, and TypeError for what is no text."""
+    if not isinstance(name, str):
+        raise TypeError(f"A server's name is a text, not {name!r:.100}.")
     if not _NAME.fullmatch(name):
         rule = "use 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', without a '.' in front"
         raise ValueError(f"{name!r} cannot name a server: {rule}.")

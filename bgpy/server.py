@@ -200,7 +200,7 @@ class Server:
             token=token,
             log_level=self._log_level,
             log_file=self.log_file,
-            init_file=None if self._init_file is None else os.path.abspath(self._init_file),
+            init_file=None if self._init_file is None else os.path.abspath(os.fsdecode(self._init_file)),
             tasks=self._tasks,
             ssl_context=self._ssl_context,
             max_message_size=self._max_message_size,

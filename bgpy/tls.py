@@ -47,6 +47,10 @@ def choose_context(tls: Tls, ssl_context: ssl.SSLContext | None, token: str, *, 
     TlsError
         `tls` is not known, both were given, the token is empty, this Python has no pre-shared keys, or a file cannot be read.
     """
+    if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
+        raise TlsError(
+            f"An ssl_context is an ssl.SSLContext, not {ssl_context!r:.100}", "Make one with ssl.create_default_context()"
+        )
     if tls is None:
         return ssl_context
     if ssl_context is not None:

@@ -299,7 +299,20 @@ def test_a_limit_that_cannot_work_is_refused_at_once(server: Served, options: di
         server.client(**options)
 
 
-@pytest.mark.parametrize("timeout", [1e7, 1e10, float("inf"), 10**400, Fraction(10**400)], ids=["months", "years", "infinite", "digits", "class"])
+@pytest.mark.parametrize("value", ["64", None, 1.5])
+def test_a_number_of_connections_that_is_no_whole_one_is_refused_at_once(value: Any) -> None:
+    with pytest.raises(TypeError, match="max_connections is a whole number, not "):
+        bgpy.Client(max_connections=value)
+
+
+def test_an_ssl_context_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(bgpy.TlsError, match=r"An ssl_context is an ssl\.SSLContext, not 'cert\.pem'"):
+        bgpy.Client(ssl_context="cert.pem")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "timeout", [1e7, 1e10, float("inf"), 10**400, Fraction(10**400)], ids=["months", "years", "infinite", "digits", "class"]
+)
 def test_a_very_long_timeout_is_a_long_wait(server: Served, timeout: float) -> None:
     """The system's own wait takes milliseconds in 32 bits: the request ran, and the call raised OverflowError."""
     assert server.client(timeout=timeout).execute({"add": 1}, await_response=True) == {"count": 1}

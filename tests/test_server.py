@@ -41,6 +41,8 @@ State = dict[str, Any]
     [
         ({"log_level": "LOUD"}, ValueError, "no log level"),
         ({"log_level": 1.5}, TypeError, "A log level is a name or a whole number, not 1.5"),
+        ({"log_file": "a\0b"}, ServerStartError, "its log file cannot be opened"),
+        ({"name": 5}, TypeError, "A server's name is a text, not 5"),
         ({"max_message_size": 0}, ValueError, "from 1 on"),
         ({"max_message_size": 1 << 64}, ValueError, "from 1 on"),
         ({"max_message_size": 1e9}, TypeError, "whole number of bytes"),
@@ -72,6 +74,13 @@ def test_a_number_of_any_class_or_none_is_the_timeout_of_a_start(timeout: Any) -
 def test_a_timeout_of_a_start_that_is_none_is_refused_in_words(timeout: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="A timeout is a number of seconds"):
         Server().run_background(timeout=timeout)
+
+
+def test_a_log_file_may_be_named_in_bytes(tmp_path: Path) -> None:
+    server = Server(log_file=os.fsencode(tmp_path / "server.log"))  # type: ignore[arg-type]
+    server.run_background()
+    Client("127.0.0.1", server.port).terminate()
+    assert server.log_file == str(tmp_path / "server.log")
 
 
 def test_a_log_level_is_known_in_small_letters_too() -> None:
