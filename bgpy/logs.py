@@ -8,8 +8,6 @@ import operator
 
 #: For `logging.Formatter`.
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-
 _LEVELS = ("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET")
 
 

@@ -54,7 +54,7 @@ def message_of(call: Call) -> object:
 
 
 def test_initialize_sends_three_tasks_and_waits() -> None:
-    call = initialize_call(tasks())
+    call = initialize_call(tasks(), {})
     assert (call.kind, call.flags) == (MessageType.INIT, FLAG_AWAIT)
     assert message_of(call) == call.message == {"init_task": len, "exec_task": print, "exit_task": repr}
     for wrong, error in (
@@ -64,7 +64,7 @@ def test_initialize_sends_three_tasks_and_waits() -> None:
         (("no_such_module",), ModuleNotFoundError),
     ):
         with pytest.raises(error):
-            initialize_call(wrong)
+            initialize_call(wrong, {})
 
 
 @pytest.mark.parametrize("flags", [execute_flags(True), execute_flags(False), SUBMIT_FLAGS, STREAM_FLAGS])
@@ -151,7 +151,7 @@ def test_an_error_that_cannot_be_read_says_that_nobody_knows_whether_the_request
 
 
 def test_initialized_already_is_an_error_or_a_message() -> None:
-    call = initialize_call(tasks())
+    call = initialize_call(tasks(), {})
     already = frame(MessageType.ERROR, dump_failure(AlreadyInitializedError()))
     with pytest.raises(AlreadyInitializedError):
         read_initialized(call, already, False)
@@ -161,7 +161,7 @@ def test_initialized_already_is_an_error_or_a_message() -> None:
 
 
 def test_other_answers_to_initialize_are_as_they_are() -> None:
-    call = initialize_call(tasks())
+    call = initialize_call(tasks(), {})
     assert read_initialized(call, frame(MessageType.OK, dump({"a": 1})), True) == {"a": 1}
     assert read_initialized(call, frame(MessageType.END, Payload(b"", [], False)), True) == {}
     with pytest.raises(NotInitializedError):
