@@ -28,7 +28,7 @@ def execute(place: Place, access: Access, text: str, timeout: float | None) -> N
     from bgpy.errors import NoResponseError
 
     args = _read_object(text)
-    with access.client(place) as client:
+    with access.client(place, timeout=timeout) as client:
         try:
             response = client.execute(args, await_response=True, timeout=timeout)
         except NoResponseError:
@@ -43,7 +43,7 @@ def execute(place: Place, access: Access, text: str, timeout: float | None) -> N
 @click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds to wait for the answer.")
 def status(place: Place, access: Access, as_json: bool, timeout: float) -> None:
     """Tell how a server is."""
-    with access.client(place) as client:
+    with access.client(place, timeout=timeout) as client:
         found = client.status(timeout)
     if as_json:
         print_json(found)

@@ -82,17 +82,22 @@ class Access(NamedTuple):
         click.get_current_context().meta[TOKEN_FROM] = f"the one in {shared_token_place()}; --token asks for another"
         return None
 
-    def client(self, place: Place, token: str | None = None) -> Client:
-        """Return a client of the server, with a token that was read before if there is one; by name it is connected already."""
+    def client(self, place: Place, token: str | None = None, timeout: float | None = None) -> Client:
+        """
+        Return a client of the server, with a token that was read before if there is one; by name it is connected already.
+
+        `timeout` is for that too, where the command has one.
+        """
         if token is None:
             token = self.read_token()
+        connect_timeout = self.connect_timeout if timeout is None else min(self.connect_timeout, timeout)
         if place.name is not None:
             from bgpy.attach import connect
 
-            return connect(place.name, token=token, tls=self.tls, connect_timeout=self.connect_timeout)
+            return connect(place.name, token=token, tls=self.tls, connect_timeout=connect_timeout)
         from bgpy.client import Client
 
-        return Client(place.host, place.port, token, tls=self.tls, connect_timeout=self.connect_timeout)
+        return Client(place.host, place.port, token, tls=self.tls, connect_timeout=connect_timeout)
 
 
 def read_token_file(path: str) -> str:

@@ -262,6 +262,17 @@ def test_kill_ends_a_server_that_does_not_listen(servers: Registry) -> None:
     assert servers.running() == []
 
 
+@pytest.mark.parametrize("command", [("status",), ("execute", "{}")])
+def test_a_timeout_bounds_the_way_to_a_named_server_too(command: tuple[str, ...], servers: Registry) -> None:
+    """A server that does not listen was waited for as long as a connection may take: ten seconds."""
+    server = started("models")
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    result = invoke(*command, "--name", "models", "--timeout", "0.1")
+    assert result.exit_code == 1
+    assert "within 0.1 s" in result.output
+
+
 def test_killing_a_process_that_has_just_ended_is_no_error(servers: Registry) -> None:
     started("models")
     record = found(servers, "models")
