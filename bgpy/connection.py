@@ -445,8 +445,15 @@ class Dialer:
             import ssl
 
             if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-                return AuthenticationError(self.address, f"TLS failed: {error.reason or error}")
+                return self.tls_refused(error)
         return BrokenConnection(error.strerror or str(error))
+
+    def tls_refused(self, error: ssl.SSLError) -> AuthenticationError:
+        """Return the error that says why TLS was refused, and what to look at."""
+        reason = f"TLS failed: {error.reason or error}"
+        if self.tls_by_token:
+            return AuthenticationError(self.address, reason)
+        return AuthenticationError(self.address, reason, "Check the certificates, and the host that the server's one is for")
 
     def _connect(self, deadline: float, timeout: float) -> socket.socket:
         reasons: list[str] = []

@@ -124,10 +124,10 @@ class OwnServerError(BgpyError):
 class AuthenticationError(BgpyError):
     """Say that one side could not prove that it knows the token."""
 
-    _text = "No proof of the token with {address}: {reason}. Use the token that the server was started with."
+    _text = "No proof of the token with {address}: {reason}. {mend}."
 
-    def __init__(self, address: str, reason: str) -> None:
-        self.args = self.address, self.reason = address, reason
+    def __init__(self, address: str, reason: str, mend: str = "Use the token that the server was started with") -> None:
+        self.args = self.address, self.reason, self.mend = address, reason, mend
 
 
 class TokenError(BgpyError):

@@ -14,7 +14,7 @@ from typing import cast
 from bgpy.addresses import address_bytes, resolve_addresses
 from bgpy.aio.waiting import Watch, within
 from bgpy.connection import CLOSED_EARLY, Dialer
-from bgpy.errors import AuthenticationError, BgpyError, ConnectError, RemoteProtocolError
+from bgpy.errors import BgpyError, ConnectError, RemoteProtocolError
 from bgpy.protocol.exchange import BrokenConnection
 from bgpy.protocol.frames import FLAG_MORE, Buffer, Frame, FrameMac, FrameReader, encode_frame, frame_size
 from bgpy.protocol.handshake import ClientHello, Opener, Opening, Step, client_opening
@@ -94,7 +94,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
                 self._plain, self, dialer.context, server_hostname=dialer.host, ssl_handshake_timeout=_NO_LIMIT
             )
         except ssl.SSLError as error:
-            raise AuthenticationError(dialer.address, f"TLS failed: {error.reason or error}") from error
+            raise dialer.tls_refused(error) from error
         assert transport is not None
         self._transport = transport
         if dialer.tls_by_token:

@@ -65,5 +65,5 @@ def test_tls_by_certificate(certificates: Files) -> None:
     ours = bgpy.Certificates(certificates.certificate, certificates.key)
     with running_server(tasks(echo), tls=ours, entrance=entrance) as server:
         asyncio.run(exercise(server, **entrance))
-        with pytest.raises(AuthenticationError, match="TLS failed: CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(AuthenticationError, match=r"TLS failed: CERTIFICATE_VERIFY_FAILED\. Check the certificates"):
             asyncio.run(exercise(server, tls=bgpy.Certificates()))
